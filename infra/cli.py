@@ -1,0 +1,48 @@
+"""`longrank`: one command per file of `infra/commands/`, imported only when it is called."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import Final
+
+import click
+
+#: command -> (module below infra.commands, what `longrank --help` says of it)
+COMMANDS: Final = {
+    "up": ("up", "Start the local Kafka broker and Flink cluster."),
+    "status": ("status", "Say what runs where."),
+    "down": ("down", "Stop exactly what `up` started."),
+    "topics": ("topics", "Create or check the topics and the first offsets."),
+    "replay": ("replay", "Send a recorded log as live traffic."),
+    "serve": ("serve", "Answer score requests from Kafka."),
+    "retrain": ("retrain", "Train on what was served; gate, export, publish."),
+    "bundle": ("bundle", "List, show, initialise, promote model bundles."),
+    "verify": ("verify", "Prove that training sees what serving saw."),
+    "inspect": ("inspect", "Print one user's history."),
+    "dlq": ("dlq", "List and show dead letters."),
+    "demo": ("demo", "The whole loop on the bundled log."),
+}
+
+
+class _LazyGroup(click.Group):
+    """Imports a command's module when it is called, so that `longrank serve` never loads torch."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 - click's signature
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002
+        if cmd_name not in COMMANDS:
+            return None
+        command = import_module(f"infra.commands.{COMMANDS[cmd_name][0]}").command
+        assert isinstance(command, click.Command)
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, text) for name, (_, text) in COMMANDS.items()])
+
+
+@click.group(cls=_LazyGroup)
+@click.version_option(package_name="longrank")
+def main() -> None:
+    """Rank short videos against a user's last 10,000 actions, live."""

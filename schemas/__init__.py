@@ -1,0 +1,3 @@
+"""The contracts between the parts: messages, topics, event encoding, digest, partitioner. Imports nothing of ours."""
+
+SCHEMA_VERSION = 1

@@ -1,0 +1,36 @@
+"""Why a record became a dead letter: the closed list of `DeadLetter.reason`."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+
+class Reason(StrEnum):
+    """What was wrong, in the order in which it is checked."""
+
+    OVERSIZED = "oversized"
+    MALFORMED_KEY = "malformed_key"
+    WRONG_PARTITION = "wrong_partition"
+    MALFORMED_VALUE = "malformed_value"
+    UNKNOWN_SCHEMA_VERSION = "unknown_schema_version"
+    KEY_MISMATCH = "key_mismatch"
+    MALFORMED_EVENT_ID = "malformed_event_id"
+    MALFORMED_REQUEST_ID = "malformed_request_id"
+    UNKNOWN_KIND = "unknown_kind"
+    ID_OUT_OF_RANGE = "id_out_of_range"
+    TIME_OUT_OF_RANGE = "time_out_of_range"
+    SKEW = "skew"
+    NO_CANDIDATES = "no_candidates"
+    TOO_MANY_CANDIDATES = "too_many_candidates"
+    MALFORMED_COLUMNS = "malformed_columns"
+    UNKNOWN_CANDIDATE = "unknown_candidate"
+    RESPONSE_MISSING = "response_missing"
+
+
+class Rejected(Exception):  # noqa: N818 - a verdict on a record, not a failure of ours
+    """A record cannot be accepted; the shell adds its coordinates and writes the dead letter."""
+
+    def __init__(self, reason: Reason, detail: str) -> None:
+        super().__init__(f"{reason}: {detail}")
+        self.reason = reason
+        self.detail = detail
