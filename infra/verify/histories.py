@@ -1,0 +1,126 @@
+"""Every user's history, rebuilt from `behaviour.events.v1` alone.
+
+Own numbering, dedupe, encoding and digest, after the contracts' text: nothing of the sequence job or of the store is
+called. A record that the job refused is known by its dead letter; all others are accepted or duplicates.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import struct
+from collections import deque
+from collections.abc import Collection, Iterable
+from dataclasses import dataclass, field
+from typing import Final
+
+from schemas.v1.behaviour_pb2 import BehaviourEvent
+from scorer.landing.bounded import Landed
+
+DEDUPE_WINDOW: Final = 256
+_DIGEST_VERSION: Final = 1
+_ROW = struct.Struct("<qQQIIIIB")
+_ROW_BYTES: Final = 41
+
+
+def _hash(*parts: bytes) -> int:
+    return int.from_bytes(hashlib.blake2b(b"".join(parts), digest_size=8, person=b"longrank.seq.v1").digest(), "little")
+
+
+def encode_row(event: BehaviourEvent) -> bytes:
+    """The canonical 41 bytes of an interaction."""
+    it = event.interaction
+    optional = ("watch_ms", 1), ("duration_ms", 2), ("surface", 4), ("group_id", 8)
+    present = sum(bit for name, bit in optional if it.HasField(name))
+    return _ROW.pack(
+        event.event_time_ms, it.item_id, it.group_id, it.action, it.surface, it.watch_ms, it.duration_ms, present
+    )
+
+
+@dataclass
+class Epoch:
+    """One user's history within one epoch; entry n - 1 of every list is seq_no n."""
+
+    origin: int
+    rows: bytearray = field(default_factory=bytearray)
+    digests: list[int] = field(default_factory=list)
+    event_ids: list[bytes] = field(default_factory=list)
+    #: (partition, offset) of each event in the events topic.
+    sources: list[tuple[int, int]] = field(default_factory=list)
+
+    def digest(self, seq_no: int) -> int:
+        """digest(seq_no); the origin at 0."""
+        return self.origin if seq_no == 0 else self.digests[seq_no - 1]
+
+    def row_bytes(self, first_seq_no: int, seq_no: int) -> bytes:
+        """Canonical bytes of the events first_seq_no .. seq_no."""
+        return bytes(self.rows[(first_seq_no - 1) * _ROW_BYTES : seq_no * _ROW_BYTES])
+
+
+@dataclass
+class Histories:
+    """All users' histories, and what the rebuild counted."""
+
+    generation: int
+    epochs: dict[tuple[int, int], Epoch] = field(default_factory=dict)
+    current: dict[int, int] = field(default_factory=dict)
+    records: int = 0
+    accepted: int = 0
+    duplicates: int = 0
+    refused: int = 0
+    erased: int = 0
+    #: Accepted with an event time below an earlier one of the same user.
+    late: int = 0
+    _window: dict[int, deque[bytes]] = field(default_factory=dict)
+    _newest_event_time: dict[int, int] = field(default_factory=dict)
+
+    def add_all(self, records: Iterable[Landed], refused: Collection[tuple[int, int]]) -> None:
+        """Add the records of the events topic, each partition in order; `refused` are dead letters' coordinates."""
+        for record in records:
+            self.add(record, refused)
+
+    def add(self, record: Landed, refused: Collection[tuple[int, int]]) -> None:
+        """Add one record; see `add_all`."""
+        if record.key == b"heartbeat":
+            return
+        self.records += 1
+        if (record.partition, record.offset) in refused:
+            self.refused += 1
+            return
+        event = BehaviourEvent.FromString(record.value)
+        user = event.user_id
+        window = self._window.setdefault(user, deque(maxlen=DEDUPE_WINDOW))
+        if event.event_id in window:
+            self.duplicates += 1
+            return
+        epoch_number = self.current.setdefault(user, self.generation << 32)
+        if event.WhichOneof("body") == "erase":
+            self.erased += 1
+            window.clear()
+            window.append(event.event_id)
+            self._newest_event_time.pop(user, None)
+            self.current[user] = epoch_number + 1
+            self._epoch(user)
+            return
+        window.append(event.event_id)
+        epoch = self._epoch(user)
+        row = encode_row(event)
+        epoch.digests.append(_hash(epoch.digest(len(epoch.digests)).to_bytes(8, "little"), row))
+        epoch.rows += row
+        epoch.event_ids.append(event.event_id)
+        epoch.sources.append((record.partition, record.offset))
+        self.accepted += 1
+        newest = self._newest_event_time.get(user, event.event_time_ms)
+        self.late += event.event_time_ms < newest
+        self._newest_event_time[user] = max(newest, event.event_time_ms)
+
+    def find(self, user: int, epoch: int) -> Epoch | None:
+        """The user's history in `epoch`, None when there never was one."""
+        return self.epochs.get((user, epoch))
+
+    def _epoch(self, user: int) -> Epoch:
+        number = self.current[user]
+        known = self.epochs.get((user, number))
+        if known is None:
+            known = Epoch(origin=_hash(struct.pack("<BQQ", _DIGEST_VERSION, user, number)))
+            self.epochs[user, number] = known
+        return known
