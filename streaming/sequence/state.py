@@ -1,0 +1,190 @@
+"""One user's history in the job's state: a small header, and chunks of packed events under their chunk number.
+
+Events are numbered from 1; chunk k holds events k*C + 1 .. (k+1)*C. Full chunks are packed once and never touched again
+until they are evicted whole; the events after the last full chunk wait in the header as raw rows. So an append costs
+the same for the first and the ten-thousandth event. Every value begins with its layout's version.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Final, Protocol
+
+import numpy as np
+
+from schemas.digest import extend_digest_over, origin_digest
+from schemas.history import EVENT_BYTES, History, decode_events
+from schemas.packing import pack_history, unpack_history
+
+#: What is written, and what is read. A new layout is read one release before it is written.
+STATE_VERSION: Final = 1
+EVENT_ID_BYTES: Final = 16
+#: Below every accepted event time.
+NO_TIME_MS: Final = -(1 << 63)
+
+_HEADER: Final = struct.Struct("<BHHQQQQQQqqq")
+_CHUNK: Final = struct.Struct("<BQ")
+
+
+class StateError(Exception):
+    """State that this code did not write: another layout, or damaged. Restore an older savepoint or the older code."""
+
+
+class UserState(Protocol):
+    """One user's part of the keyed state. The same step runs over Flink's state and over a dict."""
+
+    def get_header(self) -> bytes | None:
+        """None for a user never seen."""
+
+    def put_header(self, header: bytes) -> None: ...
+
+    def get_chunks(self, numbers: range) -> Iterable[bytes | None]:
+        """The chunks of these numbers, in order; None where there is none."""
+
+    def put_chunk(self, number: int, chunk: bytes) -> None: ...
+
+    def remove_chunk(self, number: int) -> None: ...
+
+
+@dataclass(slots=True)
+class Header:
+    """Everything of a user but the full chunks. 79 bytes, 16 per remembered event id, 41 per event of the tail."""
+
+    epoch: int
+    #: Of the newest event; 0 before the first.
+    seq_no: int
+    #: digest(seq_no).
+    digest: int
+    #: The user's own C: a change of configuration concerns new epochs.
+    chunk_events: int
+    #: Lowest chunk still held.
+    first_chunk: int
+    #: Digest before the tail's first event.
+    tail_digest: int
+    #: Newest event that a snapshot has covered.
+    covered_seq_no: int
+    #: Processing time by which the first event that no snapshot covers must be covered; 0: none is uncovered.
+    deadline_ms: int
+    #: When the one registered timer of this user fires; 0: none is registered.
+    timer_ms: int
+    #: Newest event time so far.
+    max_event_time_ms: int
+    #: The last accepted event ids, oldest first, 16 bytes each.
+    event_ids: bytes
+    #: Events after the last full chunk, 41 bytes each.
+    tail: bytes
+
+    @classmethod
+    def open(cls, user_id: int, epoch: int, chunk_events: int, event_ids: bytes = b"", timer_ms: int = 0) -> Header:
+        """An epoch's header before its first event."""
+        digest = origin_digest(user_id, epoch)
+        return cls(epoch, 0, digest, chunk_events, 0, digest, 0, 0, timer_ms, NO_TIME_MS, event_ids, b"")
+
+    def pack(self) -> bytes:
+        """Bytes for the state."""
+        return (
+            _HEADER.pack(
+                STATE_VERSION,
+                self.chunk_events,
+                len(self.event_ids) // EVENT_ID_BYTES,
+                self.epoch,
+                self.seq_no,
+                self.digest,
+                self.first_chunk,
+                self.tail_digest,
+                self.covered_seq_no,
+                self.deadline_ms,
+                self.timer_ms,
+                self.max_event_time_ms,
+            )
+            + self.event_ids
+            + self.tail
+        )
+
+    @classmethod
+    def unpack(cls, packed: bytes) -> Header:
+        """The inverse of `pack`.
+
+        Raises:
+            StateError: another layout version, or another length than the counts say.
+        """
+        if len(packed) < _HEADER.size or packed[0] != STATE_VERSION:
+            raise StateError(f"header of {len(packed)} bytes, layout {packed[:1].hex()}: not readable here")
+        (_, chunk_events, ids, epoch, seq_no, digest, first_chunk, tail_digest, covered, deadline, timer, newest) = (
+            _HEADER.unpack_from(packed)
+        )
+        tail_at = _HEADER.size + ids * EVENT_ID_BYTES
+        tail_events = seq_no % chunk_events if chunk_events else -1
+        if len(packed) != tail_at + tail_events * EVENT_BYTES:
+            raise StateError(f"header of epoch {epoch} at event {seq_no} is damaged: {len(packed)} bytes")
+        return cls(
+            epoch,
+            seq_no,
+            digest,
+            chunk_events,
+            first_chunk,
+            tail_digest,
+            covered,
+            deadline,
+            timer,
+            newest,
+            packed[_HEADER.size : tail_at],
+            packed[tail_at:],
+        )
+
+    def remembers(self, event_id: bytes) -> bool:
+        """Is this one of the last accepted event ids?"""
+        at = self.event_ids.find(event_id)
+        # A hit across two neighbouring ids is none.
+        while at >= 0 and at % EVENT_ID_BYTES:
+            at = self.event_ids.find(event_id, at + 1)
+        return at >= 0
+
+    def remember(self, event_id: bytes, window_events: int) -> None:
+        """Adds an id and forgets those beyond the window."""
+        self.event_ids = (self.event_ids + event_id)[-window_events * EVENT_ID_BYTES :]
+
+    def first_kept(self, kept_events: int) -> int:
+        """Lowest event number within the newest `kept_events` that the state still holds."""
+        return max(1, self.seq_no - kept_events + 1, self.first_chunk * self.chunk_events + 1)
+
+
+def pack_chunk(digest_before: int, events: bytes) -> bytes:
+    """A full chunk: the digest before its first event, and its events. The digest lets eviction keep base digests
+    known without recomputing the chain."""
+    return _CHUNK.pack(STATE_VERSION, digest_before) + pack_history(decode_events(events))
+
+
+def unpack_chunk(number: int, chunk: bytes | None) -> tuple[int, History]:
+    """(digest before its first event, events [C]).
+
+    Raises:
+        StateError: the chunk is missing, of another layout or damaged.
+    """
+    if chunk is None:
+        raise StateError(f"chunk {number} is missing")
+    if len(chunk) < _CHUNK.size or chunk[0] != STATE_VERSION:
+        raise StateError(f"chunk {number} of {len(chunk)} bytes, layout {chunk[:1].hex()}: not readable here")
+    try:
+        return _CHUNK.unpack_from(chunk)[1], unpack_history(chunk[_CHUNK.size :])
+    except ValueError as error:
+        raise StateError(f"chunk {number}: {error}") from error
+
+
+def read_kept(state: UserState, header: Header, kept_events: int) -> tuple[int, int, History]:
+    """(first_seq_no, digest before it, events first_seq_no .. seq_no) of the newest `kept_events`.
+
+    Raises:
+        StateError: see `unpack_chunk`.
+    """
+    first_seq_no = header.first_kept(kept_events)
+    per_chunk = header.chunk_events
+    numbers = range((first_seq_no - 1) // per_chunk, header.seq_no // per_chunk)
+    chunks = [unpack_chunk(*chunk) for chunk in zip(numbers, state.get_chunks(numbers), strict=True)]
+    chunks.append((header.tail_digest, decode_events(header.tail)))
+    events = np.concatenate([rows for _, rows in chunks])
+    skipped = first_seq_no - 1 - numbers.start * per_chunk
+    base_digest = extend_digest_over(chunks[0][0], events[:skipped].tobytes())
+    return first_seq_no, base_digest, events[skipped:]

@@ -1,0 +1,215 @@
+"""The sequence job's transition: one accepted event against one user's state. Pure but for the state handed in.
+
+Numbers, digests and bytes of updates depend on the records alone. Processing time, passed in, decides only when a
+snapshot repeats what the updates already said.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final, NamedTuple
+
+from schemas import SCHEMA_VERSION
+from schemas.digest import DIGEST_VERSION, extend_digest, make_epoch
+from schemas.history import encode_event
+from schemas.packing import pack_history
+from schemas.v1.behaviour_pb2 import BehaviourEvent
+from schemas.v1.sequence_pb2 import SequenceSnapshot, SequenceUpdate
+from streaming.sequence.state import Header, UserState, pack_chunk, read_kept
+
+_MASK_64: Final = (1 << 64) - 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class SequenceSettings:
+    """The rules of the sequences. They change only across stop-with-savepoint."""
+
+    #: High bits of every new user's epoch. Raise it when the job starts without its old state.
+    generation: int
+    #: Newest events that serve.
+    capacity: int
+    #: Events kept beyond them, so that yesterday's stamp still resolves.
+    as_of_events: int
+    #: Accepted events whose ids are remembered.
+    dedupe_window_events: int
+    #: A snapshot after so many accepted events.
+    snapshot_every_events: int
+    #: Or when the first event that none covers is so old, ms of processing time.
+    snapshot_max_age_ms: int
+    #: Each user's own age is shorter by up to this share, so that users who came together do not fire together.
+    snapshot_jitter: float
+    #: Events in a chunk of the state.
+    chunk_events: int
+
+    @property
+    def kept_events(self) -> int:
+        """Events that state and snapshots hold, at most."""
+        return self.capacity + self.as_of_events
+
+
+class Outcome(NamedTuple):
+    """What one step did and wants."""
+
+    duplicate: bool = False
+    erased: bool = False
+    #: The event is older than one that this user's sequence already holds.
+    late: bool = False
+    #: Chunks that left the state.
+    evicted_chunks: int = 0
+    update: SequenceUpdate | None = None
+    snapshot: SequenceSnapshot | None = None
+    #: Register a processing-time timer for this user.
+    timer_ms: int | None = None
+
+
+class SequenceStep:
+    """The transitions, under one set of rules."""
+
+    def __init__(self, settings: SequenceSettings) -> None:
+        self._settings = settings
+
+    def on_event(
+        self, state: UserState, event: BehaviourEvent, source_partition: int, source_offset: int, now_ms: int
+    ) -> Outcome:
+        """Takes an event that `accept_event` returned.
+
+        Args:
+            now_ms: processing time.
+
+        Raises:
+            StateError: the state is not what this code wrote.
+        """
+        stored = state.get_header()
+        if stored is None:
+            epoch = make_epoch(self._settings.generation, 0)
+            header = Header.open(event.user_id, epoch, self._settings.chunk_events)
+        else:
+            header = Header.unpack(stored)
+            if header.remembers(event.event_id):
+                return Outcome(duplicate=True)
+        if event.HasField("erase"):
+            return self._erase(state, header, event)
+        return self._append(state, header, event, source_partition, source_offset, now_ms)
+
+    def on_timer(self, state: UserState, user_id: int, timer_ms: int) -> Outcome:
+        """A timer that an earlier outcome asked for has fired.
+
+        Raises:
+            StateError: the state is not what this code wrote.
+        """
+        stored = state.get_header()
+        header = None if stored is None else Header.unpack(stored)
+        if header is None or timer_ms != header.timer_ms:
+            return Outcome()
+        # One timer per user: it is not moved when a counted snapshot comes first, but looks here whether it is time.
+        header.timer_ms = 0
+        outcome = Outcome()
+        if header.deadline_ms > timer_ms:
+            header.timer_ms = header.deadline_ms
+            outcome = Outcome(timer_ms=header.timer_ms)
+        elif header.deadline_ms:
+            outcome = Outcome(snapshot=self._snapshot(state, header, user_id))
+        state.put_header(header.pack())
+        return outcome
+
+    def _append(
+        self,
+        state: UserState,
+        header: Header,
+        event: BehaviourEvent,
+        source_partition: int,
+        source_offset: int,
+        now_ms: int,
+    ) -> Outcome:
+        encoded = encode_event(event.event_time_ms, event.interaction)
+        prev_digest = header.digest
+        header.digest = extend_digest(prev_digest, encoded)
+        header.seq_no += 1
+        header.remember(event.event_id, self._settings.dedupe_window_events)
+        late = event.event_time_ms < header.max_event_time_ms
+        if not late:
+            header.max_event_time_ms = event.event_time_ms
+
+        header.tail += encoded
+        if header.seq_no % header.chunk_events == 0:
+            state.put_chunk(header.seq_no // header.chunk_events - 1, pack_chunk(header.tail_digest, header.tail))
+            header.tail, header.tail_digest = b"", header.digest
+        evicted = self._evict(state, header)
+
+        snapshot, timer_ms = None, None
+        # A new user's epoch opens with a snapshot: it replaces one of an older generation. (An erase has sent its own.)
+        opens = header.seq_no == 1 and not header.epoch & 0xFFFFFFFF
+        if opens or header.seq_no - header.covered_seq_no >= self._settings.snapshot_every_events:
+            snapshot = self._snapshot(state, header, event.user_id)
+        elif not header.deadline_ms:
+            header.deadline_ms = now_ms + self.snapshot_age_ms(event.user_id)
+            if not 0 < header.timer_ms <= header.deadline_ms:
+                timer_ms = header.timer_ms = header.deadline_ms
+
+        state.put_header(header.pack())
+        update = SequenceUpdate(
+            schema_version=SCHEMA_VERSION,
+            user_id=event.user_id,
+            epoch=header.epoch,
+            seq_no=header.seq_no,
+            digest_version=DIGEST_VERSION,
+            prev_digest=prev_digest,
+            digest=header.digest,
+            event_id=event.event_id,
+            event_time_ms=event.event_time_ms,
+            interaction=event.interaction,
+            source_partition=source_partition,
+            source_offset=source_offset,
+        )
+        return Outcome(late=late, evicted_chunks=evicted, update=update, snapshot=snapshot, timer_ms=timer_ms)
+
+    def _evict(self, state: UserState, header: Header) -> int:
+        """Removes the chunks that lie wholly before the kept events: at most one per append, unless the rules
+        changed."""
+        wanted = (header.seq_no - self._settings.kept_events) // header.chunk_events
+        removed = range(header.first_chunk, min(wanted, header.seq_no // header.chunk_events))
+        for number in removed:
+            state.remove_chunk(number)
+        header.first_chunk += len(removed)
+        return len(removed)
+
+    def _erase(self, state: UserState, header: Header, event: BehaviourEvent) -> Outcome:
+        held = range(header.first_chunk, header.seq_no // header.chunk_events)
+        for number in held:
+            state.remove_chunk(number)
+        # make_epoch's fields: the low bits count the user's resets.
+        epoch = make_epoch(header.epoch >> 32, (header.epoch & 0xFFFFFFFF) + 1)
+        # Of the ids only the erase's own stays: its redelivery must not forget what the user did since.
+        fresh = Header.open(event.user_id, epoch, self._settings.chunk_events, event.event_id, header.timer_ms)
+        snapshot = self._snapshot(state, fresh, event.user_id)
+        snapshot.erased = True
+        state.put_header(fresh.pack())
+        return Outcome(erased=True, evicted_chunks=len(held), snapshot=snapshot)
+
+    def _snapshot(self, state: UserState, header: Header, user_id: int) -> SequenceSnapshot:
+        header.covered_seq_no, header.deadline_ms = header.seq_no, 0
+        first_seq_no, base_digest, events = read_kept(state, header, self._settings.kept_events)
+        return SequenceSnapshot(
+            schema_version=SCHEMA_VERSION,
+            user_id=user_id,
+            epoch=header.epoch,
+            first_seq_no=first_seq_no,
+            seq_no=header.seq_no,
+            digest_version=DIGEST_VERSION,
+            base_digest=base_digest,
+            digest=header.digest,
+            packed=pack_history(events),
+        )
+
+    def snapshot_age_ms(self, user_id: int) -> int:
+        """How old this user's first uncovered event may grow, ms; a pure function of the user."""
+        share = _spread(user_id) / (_MASK_64 + 1)
+        return int(self._settings.snapshot_max_age_ms * (1 - self._settings.snapshot_jitter * share))
+
+
+def _spread(user_id: int) -> int:
+    """A well-mixed 64-bit image of an id (the finaliser of SplitMix64, Steele et al. 2014)."""
+    z = (user_id + 0x9E3779B97F4A7C15) & _MASK_64
+    z = (z ^ z >> 30) * 0xBF58476D1CE4E5B9 & _MASK_64
+    z = (z ^ z >> 27) * 0x94D049BB133111EB & _MASK_64
+    return z ^ z >> 31
