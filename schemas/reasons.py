@@ -25,6 +25,7 @@ class Reason(StrEnum):
     MALFORMED_COLUMNS = "malformed_columns"
     UNKNOWN_CANDIDATE = "unknown_candidate"
     RESPONSE_MISSING = "response_missing"
+    CONFLICTING_IMPRESSION = "conflicting_impression"
 
 
 class Rejected(Exception):  # noqa: N818 - a verdict on a record, not a failure of ours

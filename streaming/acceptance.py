@@ -34,15 +34,18 @@ def _user_of_key(key: bytes, max_id: int) -> tuple[int, int]:
     return (user_id, partition_of(key, PARTITIONS)) if user_id <= max_id else (0, 0)
 
 
-def accept_key(key: bytes | None, value: bytes | None, partition: int, limits: Limits) -> int:
+def accept_key(key: bytes | None, value: bytes | None, partition: int, limits: Limits, max_bytes: int) -> int:
     """The user_id that the record's key names.
+
+    Args:
+        max_bytes: of key and value together.
 
     Raises:
         Rejected: oversized, malformed_key, wrong_partition.
     """
     size = len(key or b"") + len(value or b"")
-    if size > limits.max_record_bytes:
-        raise Rejected(Reason.OVERSIZED, f"key and value have {size} bytes, the limit is {limits.max_record_bytes}")
+    if size > max_bytes:
+        raise Rejected(Reason.OVERSIZED, f"key and value have {size} bytes, the limit is {max_bytes}")
     user_id, home = _user_of_key(key, limits.max_id) if key else (0, 0)
     if not user_id:
         shown = "null" if key is None else repr(key[:64])

@@ -31,7 +31,7 @@ def accept_event(
     Raises:
         Rejected: with the first reason that applies, in the order of `Reason`.
     """
-    key_user_id = accept_key(key, value, partition, limits)
+    key_user_id = accept_key(key, value, partition, limits, limits.max_record_bytes)
     event = parse(BehaviourEvent, value)
     check_version(event.schema_version)
     check_user(event.user_id, key_user_id)
