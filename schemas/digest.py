@@ -19,6 +19,8 @@ DIGEST_VERSION: Final = 1
 _PERSON: Final = b"longrank.seq.v1"
 _ORIGIN = struct.Struct("<BQQ")
 _RESETS_BITS: Final = 32
+#: Copying a keyed state costs less than half of making one.
+_CHAIN: Final = blake2b(digest_size=8, person=_PERSON)
 
 
 def make_epoch(generation: int, resets: int) -> int:
@@ -40,13 +42,22 @@ def origin_digest(user_id: int, epoch: int) -> int:
 
 def extend_digest(digest: int, encoded_event: bytes) -> int:
     """digest(n) from digest(n - 1) and event n's canonical bytes."""
-    chained = blake2b(digest.to_bytes(8, "little"), digest_size=8, person=_PERSON)
-    chained.update(encoded_event)
+    chained = _CHAIN.copy()
+    chained.update(digest.to_bytes(8, "little") + encoded_event)
     return int.from_bytes(chained.digest(), "little")
 
 
 def extend_digest_over(digest: int, encoded_events: bytes) -> int:
     """`extend_digest` over concatenated events, in order."""
+    return chain_digests(digest, encoded_events)[-1]
+
+
+def chain_digests(digest: int, encoded_events: bytes) -> list[int]:
+    """The digest before, and after each of, the concatenated events: n + 1 values for n events."""
+    link, digests = digest.to_bytes(8, "little"), [digest]
     for start in range(0, len(encoded_events), EVENT_BYTES):
-        digest = extend_digest(digest, encoded_events[start : start + EVENT_BYTES])
-    return digest
+        chained = _CHAIN.copy()
+        chained.update(link + encoded_events[start : start + EVENT_BYTES])
+        link = chained.digest()
+        digests.append(int.from_bytes(link, "little"))
+    return digests

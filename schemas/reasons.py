@@ -25,6 +25,8 @@ class Reason(StrEnum):
     MALFORMED_COLUMNS = "malformed_columns"
     UNKNOWN_CANDIDATE = "unknown_candidate"
     RESPONSE_MISSING = "response_missing"
+    UNKNOWN_TASK = "unknown_task"
+    DIGEST_MISMATCH = "digest_mismatch"
     CONFLICTING_IMPRESSION = "conflicting_impression"
 
 
