@@ -6,6 +6,15 @@ from typing import Final
 
 import numpy as np
 
+from schemas.acceptance import (
+    accept_key,
+    check_request_id,
+    check_skew,
+    check_time,
+    check_user,
+    check_version,
+    parse,
+)
 from schemas.limits import Limits
 from schemas.reasons import Reason, Rejected
 from schemas.topics import RESPONSES
@@ -15,15 +24,6 @@ from schemas.v1.ranking_pb2 import (
     RESPONSE_STATUS_OK,
     Impression,
     RankingResponse,
-)
-from streaming.acceptance import (
-    accept_key,
-    check_request_id,
-    check_skew,
-    check_time,
-    check_user,
-    check_version,
-    parse,
 )
 
 _ID_BYTES: Final = 8

@@ -4,10 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from schemas.limits import Limits
-from schemas.reasons import Reason, Rejected
-from schemas.v1.behaviour_pb2 import BehaviourEvent, Interaction, RequestRef
-from streaming.acceptance import (
+from schemas.acceptance import (
     accept_key,
     check_request_id,
     check_skew,
@@ -16,6 +13,9 @@ from streaming.acceptance import (
     check_version,
     parse,
 )
+from schemas.limits import Limits
+from schemas.reasons import Reason, Rejected
+from schemas.v1.behaviour_pb2 import BehaviourEvent, Interaction, RequestRef
 
 EVENT_ID_BYTES: Final = 16
 

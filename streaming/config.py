@@ -1,0 +1,296 @@
+"""The jobs' configuration: one YAML file each, read by the client only; its content travels with the graph.
+
+Every field has its unit in its name and its default here; the shipped YAML files spell the defaults out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import fields
+from importlib.resources import files
+from pathlib import Path
+from typing import Annotated, Any, Final, Literal, Self, TypeVar
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model, model_validator
+
+from schemas.history import EVENT_BYTES
+from schemas.limits import Limits
+from schemas.topics import EXAMPLE_JOB_GROUP, IMPRESSIONS, SEQUENCE_JOB_GROUP, SNAPSHOTS, UPDATES
+from streaming.examples.join import ExampleSettings
+from streaming.examples.labels import LabelRule
+from streaming.sequence.step import SequenceSettings
+
+#: Room for a snapshot's other fields and for the packing's own header.
+_SNAPSHOT_SLACK_BYTES: Final = 1 << 10
+
+Count = Annotated[int, Field(ge=1)]
+Name = Annotated[str, Field(min_length=1)]
+Milliseconds = Annotated[int, Field(ge=0)]
+PositiveMilliseconds = Annotated[int, Field(ge=1)]
+
+
+class ConfigError(Exception):
+    """A configuration that cannot be used; names the file and the key."""
+
+
+class Section(BaseModel):
+    """A part of a configuration: immutable, and unknown keys are errors."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+# Field by field what `schemas.limits.Limits` has, so that the two cannot drift apart.
+_limit_fields: dict[str, Any] = {field.name: (int, field.default) for field in fields(Limits)}
+LimitsSection: Any = create_model("LimitsSection", __base__=Section, __module__=__name__, **_limit_fields)
+
+
+class JobSection(Section):
+    """How Flink runs the graph."""
+
+    name: Name
+    #: None: what `flink run -p` or the cluster says.
+    parallelism: Count | None = None
+    #: The number of key groups: a job's state can never be spread wider. Fixed once there is state.
+    max_parallelism: Count = 128
+    checkpoint_interval_ms: PositiveMilliseconds = 10_000
+    checkpoint_timeout_ms: PositiveMilliseconds = 600_000
+    #: How long a record may wait for company on its way between operators.
+    buffer_timeout_ms: Milliseconds = 5
+
+
+class KafkaSection(Section):
+    """The brokers, and how sources and sinks talk to them."""
+
+    bootstrap: Name = "localhost:9092"
+    #: Whose committed offsets the job starts from.
+    group_id: Name
+    #: Client properties of sources and sinks alike (security.protocol, sasl.*, ssl.*).
+    properties: dict[str, str] = {}
+
+
+class WatermarkSection(Section):
+    """Event time of the sources, per partition."""
+
+    #: How far behind the newest record's timestamp the watermark stays.
+    out_of_orderness_ms: Milliseconds = 5_000
+    #: A partition silent for so long no longer holds the watermark back; 0: it does for ever (heartbeats move it).
+    idle_timeout_ms: Milliseconds = 60_000
+
+
+class SinkSection(Section):
+    """The producers."""
+
+    linger_ms: Milliseconds = 0
+    compression: Literal["none", "lz4", "zstd", "snappy", "gzip"] = "lz4"
+
+
+class TransactionalSinkSection(SinkSection):
+    """The producer of the examples."""
+
+    #: Unique to the job within the Kafka cluster and the same for ever: it names the transactions to finish or abort.
+    transactional_id_prefix: Name = "longrank.example-job"
+    #: Above checkpoint interval and the longest restart; the broker's transaction.max.timeout.ms must allow it.
+    transaction_timeout_ms: PositiveMilliseconds = 3_600_000
+
+
+class SequenceSection(Section):
+    """The rules of the sequences; they change only across stop-with-savepoint."""
+
+    #: Raise it when the job starts without its old state.
+    generation: Annotated[int, Field(ge=1, lt=1 << 31)] = 1
+    capacity: Count = 10_000
+    as_of_events: Annotated[int, Field(ge=0)] = 4_000
+
+
+class DedupeSection(Section):
+    """Duplicates are found among each user's last accepted events."""
+
+    window_events: Annotated[int, Field(ge=1, le=65_535)] = 256
+
+
+class SnapshotSection(Section):
+    """When a whole history is written again."""
+
+    every_events: Count = 1_000
+    max_age_ms: PositiveMilliseconds = 86_400_000
+    jitter: Annotated[float, Field(ge=0, le=1)] = 0.5
+
+    @model_validator(mode="after")
+    def _before_the_updates_expire(self) -> Self:
+        if self.max_age_ms > UPDATES.retention_ms // 3:
+            raise ValueError(f"max_age_ms is above {UPDATES.retention_ms // 3}, a third of the updates' retention")
+        return self
+
+
+class StateSection(Section):
+    """The layout of the keyed state."""
+
+    #: Events in a chunk; a user keeps what it was when the user's epoch began.
+    chunk_events: Annotated[int, Field(ge=1, le=65_535)] = 64
+
+
+class LabelSection(Section):
+    """One task's label."""
+
+    task: Name
+    #: Action codes of which one makes the item positive.
+    actions: Literal["any"] | frozenset[int] = "any"
+
+
+class JobConfig(Section):
+    """What both jobs have."""
+
+    job: JobSection
+    kafka: KafkaSection
+    watermark: WatermarkSection = WatermarkSection()
+    limits: LimitsSection = LimitsSection()
+
+    def record_limits(self) -> Limits:
+        """The limits for the acceptance functions."""
+        return Limits(**self.limits.model_dump())
+
+
+class SequenceJobSection(JobSection):
+    """The sequence job's own names."""
+
+    name: Name = "longrank-sequence-job"
+
+
+class SequenceKafkaSection(KafkaSection):
+    """The sequence job's own names."""
+
+    group_id: Name = SEQUENCE_JOB_GROUP
+
+
+class SequenceJobConfig(JobConfig):
+    """streaming/sequence_job.yaml."""
+
+    job: SequenceJobSection = SequenceJobSection()
+    kafka: SequenceKafkaSection = SequenceKafkaSection()
+    sequence: SequenceSection = SequenceSection()
+    dedupe: DedupeSection = DedupeSection()
+    snapshot: SnapshotSection = SnapshotSection()
+    state: StateSection = StateSection()
+    sink: SinkSection = SinkSection()
+
+    @model_validator(mode="after")
+    def _snapshots_fit(self) -> Self:
+        # Packing never makes a history larger than its rows, but need not make it smaller.
+        most = (SNAPSHOTS.max_message_bytes - _SNAPSHOT_SLACK_BYTES) // EVENT_BYTES
+        if self.sequence.capacity + self.sequence.as_of_events > most:
+            raise ValueError(
+                f"sequence.capacity + sequence.as_of_events exceed the {most} events of the largest snapshot"
+            )
+        return self
+
+    def settings(self) -> SequenceSettings:
+        """The rules for the step."""
+        return SequenceSettings(
+            generation=self.sequence.generation,
+            capacity=self.sequence.capacity,
+            as_of_events=self.sequence.as_of_events,
+            dedupe_window_events=self.dedupe.window_events,
+            snapshot_every_events=self.snapshot.every_events,
+            snapshot_max_age_ms=self.snapshot.max_age_ms,
+            snapshot_jitter=self.snapshot.jitter,
+            chunk_events=self.state.chunk_events,
+        )
+
+
+class ExampleJobSection(JobSection):
+    """The example job's own names."""
+
+    name: Name = "longrank-example-job"
+
+
+class ExampleKafkaSection(KafkaSection):
+    """The example job's own names."""
+
+    group_id: Name = EXAMPLE_JOB_GROUP
+
+
+class ExampleJobConfig(JobConfig):
+    """streaming/example_job.yaml."""
+
+    job: ExampleJobSection = ExampleJobSection()
+    kafka: ExampleKafkaSection = ExampleKafkaSection()
+    label_window_ms: PositiveMilliseconds = 600_000
+    labels: Annotated[tuple[LabelSection, ...], Field(min_length=1)] = (LabelSection(task="touch"),)
+    sink: TransactionalSinkSection = TransactionalSinkSection()
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        tasks = [label.task for label in self.labels]
+        if len(set(tasks)) != len(tasks):
+            raise ValueError(f"labels name a task twice: {', '.join(tasks)}")
+        if self.sink.transaction_timeout_ms <= self.job.checkpoint_interval_ms + self.job.checkpoint_timeout_ms:
+            raise ValueError(
+                "sink.transaction_timeout_ms must exceed job.checkpoint_interval_ms + checkpoint_timeout_ms"
+            )
+        return self
+
+    def settings(self) -> ExampleSettings:
+        """The rules for the join."""
+        return ExampleSettings(
+            label_window_ms=self.label_window_ms,
+            labels=tuple(
+                LabelRule(task=label.task, actions=None if label.actions == "any" else frozenset(label.actions))
+                for label in self.labels
+            ),
+            impressions_topic=IMPRESSIONS.name,
+        )
+
+
+C = TypeVar("C", bound=JobConfig)
+
+
+def load_config(config_type: type[C], path: Path | None, overrides: Sequence[str] = ()) -> C:
+    """The configuration in a YAML file, with single keys replaced.
+
+    Args:
+        path: None for the file shipped with the job.
+        overrides: `section.key=value`, the value in YAML.
+
+    Raises:
+        ConfigError: no such file, not YAML, an unknown key or a value out of range; names file and key path.
+    """
+    shipped = {SequenceJobConfig: "sequence_job.yaml", ExampleJobConfig: "example_job.yaml"}
+    name = str(path) if path else f"streaming/{shipped[config_type]}"
+    try:
+        text = path.read_text() if path else files("streaming").joinpath(shipped[config_type]).read_text()
+        document = yaml.safe_load(text)
+    except OSError as error:
+        raise ConfigError(f"{name}: {error.strerror}") from error
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{name}: not YAML: {error}") from error
+    if document is None:
+        document = {}
+    if not isinstance(document, dict):
+        raise ConfigError(f"{name}: must be sections with keys, is a {type(document).__name__}")
+    for override in overrides:
+        _override(document, override)
+    try:
+        return config_type.model_validate(document)
+    except ValidationError as error:
+        problems = "; ".join(
+            f"{'.'.join(map(str, problem['loc'])) or 'the whole'}: {problem['msg']}" for problem in error.errors()
+        )
+        raise ConfigError(f"{name}: {problems}") from error
+
+
+def _override(document: dict[str, Any], override: str) -> None:
+    path, equals, text = override.partition("=")
+    if not equals:
+        raise ConfigError(f"--set {override}: write section.key=value")
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ConfigError(f"--set {override}: the value is not YAML: {error}") from error
+    *sections, key = path.split(".")
+    place = document
+    for section in sections:
+        place = place.setdefault(section, {})
+        if not isinstance(place, dict):
+            raise ConfigError(f"--set {override}: {section} is not a section")
+    place[key] = value
