@@ -16,9 +16,10 @@ from infra.logs.open_log import open_log
 from infra.replay.application import Application, ReplaySettings
 from infra.replay.disturbance import DisturbancePlan, DisturbanceSettings
 from infra.replay.driver import ReplayDriver, progress_bar
-from schemas.limits import Limits
+from streaming.config import SequenceJobConfig, load_config
 
 _DAY_MS = 86_400_000
+DEMO_SEQUENCE_JOB = Path(__file__).parents[1] / "demo" / "sequence_job.yaml"
 
 
 @click.command("replay")
@@ -40,7 +41,7 @@ def command(
     bootstrap: str | None,
     fraction: float,
     speed: float | None,
-    window_days: float,
+    job_config: Path,
     duplicates: float,
     late: float,
     malformed: float,
@@ -58,15 +59,21 @@ def command(
         behaviour = behaviour.head(fraction)
     disturbances = DisturbanceSettings(duplicate_share=duplicates, late_share=late, malformed_share=malformed)
     plan = DisturbancePlan.draw(len(behaviour.arrival_ms), disturbances, np.random.default_rng(seed))
-    window_ms = int(window_days * _DAY_MS)
+    config = load_config(SequenceJobConfig, job_config)
+    window_ms = config.watermark.out_of_orderness_ms
     application = Application(
-        behaviour, plan, ReplaySettings(window_ms=window_ms), Limits(), run_id=run_id or uuid.uuid4().hex
+        behaviour,
+        plan,
+        ReplaySettings(window_ms=window_ms),
+        config.record_limits(),
+        run_id=run_id or uuid.uuid4().hex,
     )
     driver = ReplayDriver(application, require_bootstrap(bootstrap))
     try:
         with progress_bar() as progress:
             driver.run(speed=speed, progress=progress)
-        driver.heartbeat(application.low_time_ms + 1, window_ms)
+        # A day is beyond every label window.
+        driver.heartbeat(application.low_time_ms + _DAY_MS, window_ms)
     finally:
         driver.close()
     figures = driver.timings.summary()
