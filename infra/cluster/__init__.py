@@ -1,0 +1,1 @@
+"""One broker and one Flink on this machine, everything below one directory."""

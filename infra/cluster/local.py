@@ -1,0 +1,315 @@
+"""The local cluster: one broker, one JobManager, N TaskManagers of one slot each, below one home."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import psutil
+
+from infra.cluster.broker import Broker
+from infra.cluster.flink import Flink
+from infra.cluster.health import broker_problem, flink_problem, wait_healthy
+from infra.cluster.ports import choose_ports
+from infra.cluster.processes import end, marked, reap, spawn
+from infra.cluster.state import BROKER, JOBMANAGER, ClusterInfo, StateFile, taskmanager
+from infra.errors import InfraError
+from infra.home import home_dir
+from infra.java import find_java_home
+
+#: A broker flushes and hands over its leadership, a JobManager ends its jobs; longer than this they are stuck.
+_TERM_WAIT_S = 20.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class UpOptions:
+    """What to start. A port of 0 means any free one; the last run's if that is free."""
+
+    taskmanagers: int = 2
+    broker_port: int = 0
+    controller_port: int = 0
+    rest_port: int = 0
+    jobmanager_rpc_port: int = 0
+    #: Flink's Prometheus reporter. It listens on every interface of the machine: it has no setting for that.
+    prometheus: bool = False
+    timeout_s: float = 180.0
+
+    def ports(self) -> dict[str, int]:
+        """Purpose -> port asked for."""
+        return {
+            "broker": self.broker_port,
+            "controller": self.controller_port,
+            "rest": self.rest_port,
+            "jobmanager-rpc": self.jobmanager_rpc_port,
+        }
+
+
+class LocalCluster:
+    """Starts, watches, breaks and ends the cluster of one home. Every method may be called from another process.
+
+    Below `home`: cluster.json (pids, ports), logs/, broker/ (settings, data), flink/ (conf, lib, checkpoints,
+    savepoints).
+    """
+
+    def __init__(self, home: str | Path | None = None) -> None:
+        self.home = home_dir(home)
+        self._state = StateFile(self.home)
+
+    # ---- looking
+
+    def peek(self) -> ClusterInfo | None:
+        """What is recorded, dead or alive; None if nothing ever ran here."""
+        return self._state.read()
+
+    def info(self) -> ClusterInfo:
+        """The cluster that runs here.
+
+        Raises:
+            InfraError: broker or JobManager is not running.
+        """
+        info = self._state.read()
+        dead = [name for name in (BROKER, JOBMANAGER) if info is None or not self._alive(info, name)]
+        if info is None or len(dead) == 2:
+            raise InfraError(f"no cluster runs in {self.home}; start one with `longrank up --home {self.home}`")
+        if dead:
+            raise InfraError(f"the {dead[0]} of {self.home} is not running; `longrank up` starts it again")
+        return info
+
+    def health(self) -> dict[str, str | None]:
+        """Process or service name -> None if well, else what is wrong."""
+        info = self._state.read()
+        if info is None:
+            return {}
+        problems: dict[str, str | None] = {
+            name: None if process.alive() else "not running" for name, process in info.processes.items()
+        }
+        if problems.get(BROKER, "") is None:
+            problems[BROKER] = broker_problem(info.bootstrap)
+        if problems.get(JOBMANAGER, "") is None:
+            living = {n: info.processes[n].resource_id for n in info.taskmanagers if problems[n] is None}
+            problems[JOBMANAGER] = flink_problem(info.rest_url, set(living.values()))
+        return problems
+
+    # ---- starting
+
+    def up(self, options: UpOptions | None = None, *, fresh: bool = False) -> ClusterInfo:
+        """Start what does not run, wait until all is well, say what is where.
+
+        What an earlier run left (dead processes in cluster.json, living ones that lost their JobManager, a broker
+        directory formatted half) is cleared away first. Checkpoints, savepoints and topics stay.
+
+        Args:
+            options: what to start; what runs already must agree with the ports asked for.
+            fresh: end and wipe everything of this home first.
+
+        Raises:
+            InfraError: a port is taken, a process died or was not well in time, or a running cluster has another
+                port than the one asked for. What this call started has then been ended.
+        """
+        options = options or UpOptions()
+        if options.taskmanagers < 1:
+            raise InfraError(f"{options.taskmanagers} TaskManagers can run no job; ask for 1 or more")
+        with self._state.lock():
+            if fresh:
+                self._down()
+                self._wipe()
+            info = self._settle(options)
+            running = set(info.processes)
+            wanted = [BROKER, JOBMANAGER, *(taskmanager(i) for i in range(options.taskmanagers))]
+            with self._ended_on_failure(running):
+                info = self._start(info, [name for name in wanted if name not in running])
+                self._wait(info, options.timeout_s)
+            return info
+
+    def _settle(self, options: UpOptions) -> ClusterInfo:
+        """End what is useless, keep what lives, choose ports for the rest; returns the state to start from."""
+        old = self._state.read()
+        alive = {name for name in (old.processes if old else {}) if old and self._alive(old, name)}
+        if JOBMANAGER not in alive or (old and old.prometheus != options.prometheus):
+            # TaskManagers without their JobManager hold dead jobs' memory and interpreters: start Flink whole.
+            alive &= {BROKER}
+        alive -= {n for n in (old.taskmanagers if old else []) if int(n.rpartition("-")[2]) >= options.taskmanagers}
+        if old is None or not alive:
+            alive = set()
+        self._end_all_but({old.processes[name].pid for name in alive} if old else set())
+
+        asked = options.ports()
+        if old:
+            kept = {
+                purpose: port
+                for purpose, port in old.ports.items()
+                if (BROKER if purpose in ("broker", "controller") else JOBMANAGER) in alive
+            }
+            for purpose, port in kept.items():
+                if asked.get(purpose) not in (0, port, None):
+                    raise InfraError(
+                        f"the cluster in {self.home} runs with {purpose} on port {port}, not {asked[purpose]}; "
+                        "`longrank down` first"
+                    )
+        else:
+            kept = {}
+        free = {purpose: port for purpose, port in asked.items() if purpose not in kept}
+        if options.prometheus:
+            names = [JOBMANAGER, *(taskmanager(i) for i in range(options.taskmanagers))]
+            free |= {f"prometheus-{n}": 0 for n in names if f"prometheus-{n}" not in kept}
+        ports = kept | choose_ports(free, old.ports if old else {})
+        info = ClusterInfo(
+            home=self.home,
+            ports=ports,
+            prometheus=options.prometheus,
+            processes={name: ref for name, ref in old.processes.items() if name in alive} if old else {},
+            started=old.started if old else 0,
+        )
+        self._state.write(info)
+        return info
+
+    def _start(self, info: ClusterInfo, names: list[str]) -> ClusterInfo:
+        """Start the named processes, recording each as soon as it runs."""
+        if not names:
+            return info
+        java_home = find_java_home()
+        broker = Broker(self.home / "broker", java_home)
+        flink = Flink(self.home / "flink", info.logs, java_home)
+        if JOBMANAGER in names:
+            flink.prepare(info.ports, prometheus=info.prometheus)
+        for name in names:
+            resource_id = f"{name}-{info.started + 1}"
+            prometheus_port = info.ports.get(f"prometheus-{name}")
+            ports: dict[str, int] = {} if prometheus_port is None else {"prometheus": prometheus_port}
+            if name == BROKER:
+                broker.prepare(info.ports)
+                argv, env = broker.argv(), flink.environment()
+                ports |= {purpose: info.ports[purpose] for purpose in ("broker", "controller")}
+            elif name == JOBMANAGER:
+                argv, env = flink.jobmanager_argv(prometheus_port), flink.environment()
+                ports |= {purpose: info.ports[purpose] for purpose in ("rest", "jobmanager-rpc")}
+            else:
+                argv, env = flink.taskmanager_argv(prometheus_port, resource_id), flink.environment()
+            process = spawn(
+                name, argv, home=self.home, env=env, log=info.logs / f"{name}.log", ports=ports, resource_id=resource_id
+            )
+            info = info.with_process(process)
+            self._state.write(info)
+        return info
+
+    def _wait(self, info: ClusterInfo, timeout_s: float) -> None:
+        ids = {info.processes[name].resource_id for name in info.taskmanagers}
+        wait_healthy(
+            {
+                BROKER: lambda: broker_problem(info.bootstrap),
+                "flink": lambda: flink_problem(info.rest_url, ids),
+            },
+            info.processes,
+            timeout_s=timeout_s,
+        )
+
+    @contextmanager
+    def _ended_on_failure(self, keep: set[str]) -> Iterator[None]:
+        try:
+            yield
+        except BaseException:
+            info = self._state.read()
+            assert info is not None
+            started = [name for name in info.processes if name not in keep]
+            self._end_all_but({info.processes[name].pid for name in keep})
+            self._state.write(info.without(started))
+            raise
+
+    # ---- ending
+
+    def down(self) -> list[str]:
+        """End exactly what `up` started, children included; returns the names of what was running.
+
+        Raises:
+            InfraError: a process survived SIGKILL (it hangs in the kernel).
+        """
+        if not self.home.exists():
+            return []
+        with self._state.lock():
+            return self._down()
+
+    def _down(self) -> list[str]:
+        info = self._state.read()
+        running = [name for name in (info.processes if info else {}) if info and self._alive(info, name)]
+        self._end_all_but(set())
+        if info is not None:
+            self._state.write(replace(info, processes={}))
+        return running
+
+    def _end_all_but(self, keep: set[int]) -> None:
+        """End what is recorded and what carries this home's marker, except the sessions led by `keep`."""
+        info = self._state.read()
+        found = {process.pid: process for process in marked(self.home)}
+        for ref in info.processes.values() if info else ():
+            if process := ref.find():
+                found[process.pid] = process
+        doomed = [process for process in found.values() if process.pid not in keep and not _led_by(process, keep)]
+        # TaskManagers before the JobManager before the broker would be the graceful order; all at once is as safe,
+        # for what must survive is in checkpoints and in the broker's log, and it is three times as fast.
+        stuck = end(doomed, term_wait_s=_TERM_WAIT_S)
+        reap()
+        if stuck:
+            raise InfraError(f"processes {[process.pid for process in stuck]} of {self.home} survive SIGKILL")
+
+    def _wipe(self) -> None:
+        for name in ("broker", "flink", "logs"):
+            shutil.rmtree(self.home / name, ignore_errors=True)
+        self._state.path.unlink(missing_ok=True)
+
+    # ---- breaking and mending, for the tests of faults
+
+    def kill(self, name: str) -> None:
+        """SIGKILL one process and wait until it is gone.
+
+        Raises:
+            InfraError: there is none of that name.
+        """
+        info = self._state.read()
+        if info is None or name not in info.processes:
+            raise InfraError(f"{self.home} has no process {name!r} to kill")
+        if process := info.processes[name].find():
+            process.send_signal(signal.SIGKILL)
+            psutil.wait_procs([process], timeout=30)
+        reap()
+
+    def restart(self, name: str, *, timeout_s: float = 120.0) -> ClusterInfo:
+        """Start one process again under its old ports (ending it first if it still runs), and wait until it is well.
+
+        The other processes may be dead meanwhile: only this one is waited for.
+
+        Raises:
+            InfraError: there is none of that name, it died again, or was not well in time.
+        """
+        with self._state.lock():
+            info = self._state.read()
+            if info is None or name not in info.processes:
+                raise InfraError(f"{self.home} has no process {name!r} to restart")
+            if process := info.processes[name].find():
+                end([process], term_wait_s=_TERM_WAIT_S)
+            reap()
+            info = self._start(info, [name])
+            ids = {info.processes[name].resource_id} if name in info.taskmanagers else set()
+            check = (
+                (lambda: broker_problem(info.bootstrap))
+                if name == BROKER
+                else (lambda: flink_problem(info.rest_url, ids))
+            )
+            wait_healthy({name: check}, {name: info.processes[name]}, timeout_s=timeout_s)
+            return info
+
+    @staticmethod
+    def _alive(info: ClusterInfo, name: str) -> bool:
+        return name in info.processes and info.processes[name].alive()
+
+
+def _led_by(process: psutil.Process, leaders: set[int]) -> bool:
+    """Whether the process belongs to a session that one of `leaders` opened (`spawn` makes each a leader)."""
+    try:
+        return os.getsid(process.pid) in leaders
+    except ProcessLookupError:
+        return False
