@@ -1,0 +1,1 @@
+"""The nightly retrain: bounded offsets, resolved stamps, training, gate, export, publish."""
