@@ -1,0 +1,190 @@
+"""Model bundles on disk: published whole or not at all, one of them current.
+
+<root>/bundles/<version>/     a bundle; never changes once it is there
+<root>/current                a symbolic link to the bundle in service
+<root>/promotions.json        versions in the order in which they were promoted, for rollback
+<root>/staging/               what is being made
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from hashlib import sha256
+from pathlib import Path
+from typing import Final
+
+from pydantic import ValidationError
+
+from scorer.registry.manifest import INPUT_SCHEMA_VERSION, MANIFEST_NAME, Manifest
+
+_BUNDLES: Final = "bundles"
+_CURRENT: Final = "current"
+_PROMOTIONS: Final = "promotions.json"
+_STAGING: Final = "staging"
+_VERSION: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
+
+
+class BundleError(Exception):
+    """A bundle that cannot be served or published; the message names it and what is wrong with it."""
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """A checked bundle."""
+
+    path: Path
+    manifest: Manifest
+
+
+def check_bundle(path: Path) -> Bundle:
+    """The bundle in `path`, every checksum compared.
+
+    Raises:
+        BundleError: no manifest, another input schema, a file too many, missing or with another checksum.
+    """
+    try:
+        manifest = Manifest.model_validate_json((path / MANIFEST_NAME).read_bytes())
+    except FileNotFoundError as error:
+        raise BundleError(f"{path}: no {MANIFEST_NAME}") from error
+    except ValidationError as error:
+        raise BundleError(f"{path}: {MANIFEST_NAME} is not readable: {error}") from error
+    if manifest.input_schema_version != INPUT_SCHEMA_VERSION:
+        raise BundleError(
+            f"{path}: input schema {manifest.input_schema_version}, this code serves {INPUT_SCHEMA_VERSION}"
+        )
+    there = {file.name for file in path.iterdir()} - {MANIFEST_NAME}
+    if differing := there ^ manifest.files.keys():
+        raise BundleError(f"{path}: not the manifest's files: {', '.join(sorted(differing))}")
+    for name, wanted in manifest.files.items():
+        found = sha256((path / name).read_bytes()).hexdigest()
+        if found != wanted:
+            raise BundleError(f"{path / name}: sha256 is {found}, the manifest says {wanted}")
+    return Bundle(path, manifest)
+
+
+class Registry:
+    """The bundles below one root. Publishing and promoting are atomic; readers need no lock."""
+
+    def __init__(self, root: Path) -> None:
+        """Nothing need be there yet."""
+        self.root = root
+
+    def versions(self) -> list[str]:
+        """Published versions, oldest first by their time of creation."""
+        bundles = self.root / _BUNDLES
+        if not bundles.is_dir():
+            return []
+        manifests = [
+            Manifest.model_validate_json((path / MANIFEST_NAME).read_bytes()) for path in sorted(bundles.iterdir())
+        ]
+        return [manifest.version for manifest in sorted(manifests, key=lambda m: (m.created_ms, m.version))]
+
+    def current(self) -> str | None:
+        """The version in service, None before the first promotion. Cheap: one readlink."""
+        try:
+            return Path(os.readlink(self.root / _CURRENT)).name
+        except FileNotFoundError:
+            return None
+
+    def load(self, version: str) -> Bundle:
+        """A published bundle, checked.
+
+        Raises:
+            BundleError: there is none of that version, or it is damaged.
+        """
+        path = self._path(version)
+        if not path.is_dir():
+            raise BundleError(f"{self.root}: no bundle {version}; there are {', '.join(self.versions()) or 'none'}")
+        bundle = check_bundle(path)
+        if bundle.manifest.version != version:
+            raise BundleError(f"{path}: its manifest says version {bundle.manifest.version}")
+        return bundle
+
+    @contextmanager
+    def staging(self) -> Iterator[Path]:
+        """A directory to make a bundle in, on the registry's own file system; what is not published is deleted."""
+        base = self.root / _STAGING
+        base.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=base, ignore_cleanup_errors=True) as directory:
+            yield Path(directory) / "bundle"
+
+    def publish(self, staged: Path) -> Bundle:
+        """Move a staged bundle in under its manifest's version: whole or not at all, also at a crash.
+
+        Raises:
+            BundleError: it does not check, or its version is already there.
+        """
+        bundle = check_bundle(staged)
+        target = self._path(bundle.manifest.version)
+        if target.exists():
+            raise BundleError(f"{self.root}: version {bundle.manifest.version} is already published")
+        for file in staged.iterdir():
+            _sync(file)
+        _sync(staged)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        staged.rename(target)
+        _sync(target.parent)
+        return Bundle(target, bundle.manifest)
+
+    def promote(self, version: str) -> None:
+        """Put a published version in service, in one step.
+
+        Raises:
+            BundleError: there is none of that version, or it is damaged.
+        """
+        self.load(version)
+        promotions = self.promotions()
+        # The history first: after a crash in between it has a version too many, which rollback passes over.
+        self._replace(_PROMOTIONS, lambda path: path.write_text(json.dumps([*promotions, version]) + "\n"))
+        self._replace(_CURRENT, lambda path: path.symlink_to(Path(_BUNDLES) / version))
+
+    def rollback(self) -> str:
+        """Put the version in service that was before the current one; returns it.
+
+        Raises:
+            BundleError: nothing was in service before.
+        """
+        history, current = self.promotions(), self.current()
+        if current in history:
+            history = history[: len(history) - history[::-1].index(current) - 1]
+        earlier = [version for version in history if version != current and self._path(version).is_dir()]
+        if current is None or not earlier:
+            raise BundleError(f"{self.root}: no version was in service before {current}")
+        self.promote(earlier[-1])
+        return earlier[-1]
+
+    def promotions(self) -> list[str]:
+        """Versions in the order in which they were promoted."""
+        try:
+            promotions: list[str] = json.loads((self.root / _PROMOTIONS).read_text())
+        except FileNotFoundError:
+            return []
+        return promotions
+
+    def _path(self, version: str) -> Path:
+        if not _VERSION.fullmatch(version):
+            raise BundleError(f"{version!r} is no version: letters, digits, '.', '_' and '-', at most 100")
+        return self.root / _BUNDLES / version
+
+    def _replace(self, name: str, make: Callable[[Path], object]) -> None:
+        self.root.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=self.root) as directory:
+            new = Path(directory) / name
+            make(new)
+            new.replace(self.root / name)
+        _sync(self.root)
+
+
+def _sync(path: Path) -> None:
+    """Make a file, or a directory's names, survive a power cut."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
