@@ -138,29 +138,32 @@ class Registry:
         Raises:
             BundleError: there is none of that version, or it is damaged.
         """
-        self.load(version)
-        promotions = self.promotions()
-        # The history first: after a crash in between it has a version too many, which rollback passes over.
-        self._replace(_PROMOTIONS, lambda path: path.write_text(json.dumps([*promotions, version]) + "\n"))
-        self._replace(_CURRENT, lambda path: path.symlink_to(Path(_BUNDLES) / version))
+        self._serve(version, [*self.promotions(), version])
 
     def rollback(self) -> str:
-        """Put the version in service that was before the current one; returns it.
+        """Put the version in service that was before the current one; returns it. Again: the one before that.
 
         Raises:
-            BundleError: nothing was in service before.
+            BundleError: nothing was in service before, or it is damaged.
         """
         history, current = self.promotions(), self.current()
-        if current in history:
-            history = history[: len(history) - history[::-1].index(current) - 1]
-        earlier = [version for version in history if version != current and self._path(version).is_dir()]
-        if current is None or not earlier:
+        while history and history[-1] != current:
+            history.pop()
+        while history and (history[-1] == current or not self._path(history[-1]).is_dir()):
+            history.pop()
+        if not history:
             raise BundleError(f"{self.root}: no version was in service before {current}")
-        self.promote(earlier[-1])
-        return earlier[-1]
+        self._serve(history[-1], history)
+        return history[-1]
+
+    def _serve(self, version: str, promotions: list[str]) -> None:
+        self.load(version)
+        # The history first: what a crash in between leaves above the current version, rollback passes over.
+        self._replace(_PROMOTIONS, lambda path: path.write_text(json.dumps(promotions) + "\n"))
+        self._replace(_CURRENT, lambda path: path.symlink_to(Path(_BUNDLES) / version))
 
     def promotions(self) -> list[str]:
-        """Versions in the order in which they were promoted."""
+        """Versions in the order in which they were promoted, without those that were rolled back."""
         try:
             promotions: list[str] = json.loads((self.root / _PROMOTIONS).read_text())
         except FileNotFoundError:
