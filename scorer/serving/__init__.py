@@ -1,0 +1,1 @@
+"""The scorer: requests in, scores and stamps out. Never imports torch."""

@@ -1,0 +1,104 @@
+"""One request's way through the model: the history encoded once, all candidates scored against it.
+
+The only file of serving that knows ONNX Runtime.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Final, Literal
+
+import numpy as np
+import onnxruntime as ort
+from numpy.typing import NDArray
+
+from schemas.history import HISTORY_DTYPE, History
+from scorer.features import FeatureSettings, HistoryHead, featurise_history, featurise_targets
+from scorer.registry.manifest import ENCODE_GRAPH, SCORE_GRAPH, Manifest
+from scorer.registry.registry import Bundle
+
+Device = Literal["cpu", "cuda"]
+
+_PROVIDERS: Final = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
+#: The graphs' own names, beside the features'.
+_KEYS, _VALUES, _PROBABILITIES = "keys", "values", "probabilities"
+
+
+class DeviceError(Exception):
+    """The device that was asked for cannot be used. There is no falling back to another."""
+
+
+@dataclass(frozen=True, slots=True)
+class EncodedHistory:
+    """A user as the score graph sees one: keys and values float32 [layers, L, heads, head_dim]."""
+
+    keys: NDArray[np.float32]
+    values: NDArray[np.float32]
+    head: HistoryHead
+
+
+class Engine:
+    """A bundle's two graphs on one device. Thread-safe, as ONNX Runtime's sessions are."""
+
+    def __init__(self, bundle: Bundle, device: Device, *, threads: int = 1) -> None:
+        """
+        Args:
+            bundle: a checked one (`Registry.load`).
+            threads: of ONNX Runtime within one operator.
+
+        Raises:
+            DeviceError: the device's provider is not in this build, or the session did not get it.
+        """
+        self.manifest: Manifest = bundle.manifest
+        self.features = FeatureSettings.model_validate(bundle.manifest.features)
+        self._encode = _session(bundle, ENCODE_GRAPH, device, threads)
+        self._score = _session(bundle, SCORE_GRAPH, device, threads)
+
+    @property
+    def version(self) -> str:
+        """The model version that stamps name."""
+        return self.manifest.version
+
+    def encode(self, history: History, first_seq_no: int) -> EncodedHistory:
+        """Events [L] numbered from `first_seq_no`, at most the manifest's `max_history`."""
+        head = HistoryHead.of(history, first_seq_no)
+        keys, values = self._encode.run([_KEYS, _VALUES], featurise_history(history, first_seq_no, head, self.features))
+        return EncodedHistory(keys, values, head)
+
+    def score(
+        self,
+        encoded: EncodedHistory,
+        item_ids: NDArray[np.uint64],
+        group_ids: NDArray[np.uint64],
+        request_time_ms: int,
+    ) -> NDArray[np.float32]:
+        """Probabilities [m, tasks] of candidates [m], each independent of the others; m is at least 1."""
+        targets = featurise_targets(item_ids, group_ids, request_time_ms, encoded.head, self.features)
+        inputs: dict[str, NDArray[Any]] = {**targets, _KEYS: encoded.keys, _VALUES: encoded.values}
+        probabilities: NDArray[np.float32] = self._score.run([_PROBABILITIES], inputs)[0]
+        return probabilities
+
+    def warm_up(self, lengths: tuple[int, ...] = (0, 1, 256), targets: int = 32) -> None:
+        """Run both graphs once at several sizes, so that no request pays for first-time allocations."""
+        ids = np.arange(1, targets + 1, dtype=np.uint64)
+        for length in lengths:
+            self.score(self.encode(np.zeros(length, dtype=HISTORY_DTYPE), 1), ids, ids, 0)
+
+
+def _session(bundle: Bundle, graph: str, device: Device, threads: int) -> Any:
+    provider = _PROVIDERS[device]
+    if provider not in ort.get_available_providers():
+        raise DeviceError(
+            f"--device {device}: this ONNX Runtime has no {provider}; it has {ort.get_available_providers()}"
+        )
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    # A waiting thread must not spin: the cores belong to the rest of the process, too.
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    options.log_severity_level = 3
+    session = ort.InferenceSession(str(bundle.path / graph), options, providers=[provider])
+    if provider not in session.get_providers():
+        # ONNX Runtime itself only warns, and goes on with the CPU.
+        raise DeviceError(f"--device {device}: {provider} could not be set up on this machine; no GPU or no driver?")
+    return session
