@@ -72,8 +72,8 @@ class KafkaSection(Section):
 class WatermarkSection(Section):
     """Event time of the sources, per partition."""
 
-    #: How far behind the newest record's timestamp the watermark stays.
-    out_of_orderness_ms: Milliseconds = 5_000
+    #: How far behind the newest record's timestamp the watermark stays; SQL's intervals have three digits of days.
+    out_of_orderness_ms: Annotated[int, Field(ge=0, lt=1_000 * 86_400_000)] = 5_000
     #: A partition silent for so long no longer holds the watermark back; 0: it does for ever (heartbeats move it).
     idle_timeout_ms: Milliseconds = 60_000
 
@@ -82,7 +82,8 @@ class SinkSection(Section):
     """The producers."""
 
     linger_ms: Milliseconds = 0
-    compression: Literal["none", "lz4", "zstd", "snappy", "gzip"] = "lz4"
+    #: gzip is the one that both Flink's connector jar and the locked Python packages bring; the jar has lz4 too.
+    compression: Literal["none", "gzip", "lz4"] = "gzip"
 
 
 class TransactionalSinkSection(SinkSection):

@@ -1,0 +1,61 @@
+"""The execution environment both jobs run in, and their command line."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NoReturn, TypeVar
+
+from pyflink.common import Configuration
+from pyflink.datastream import StreamExecutionEnvironment
+
+from streaming.config import ConfigError, JobConfig, JobSection, load_config
+
+C = TypeVar("C", bound=JobConfig)
+
+
+def job_environment(job: JobSection) -> StreamExecutionEnvironment:
+    """Thread mode, RocksDB, exactly-once checkpoints kept on cancellation, no generated uids."""
+    settings = {
+        # Never changed for a job with state: a savepoint of the other mode restores empty.
+        "python.execution-mode": "thread",
+        "state.backend.type": "rocksdb",
+        "execution.checkpointing.incremental": "true",
+        "execution.checkpointing.mode": "EXACTLY_ONCE",
+        "execution.checkpointing.interval": f"{job.checkpoint_interval_ms} ms",
+        "execution.checkpointing.timeout": f"{job.checkpoint_timeout_ms} ms",
+        "execution.checkpointing.externalized-checkpoint-retention": "RETAIN_ON_CANCELLATION",
+        "execution.buffer-timeout.interval": f"{job.buffer_timeout_ms} ms",
+        "pipeline.max-parallelism": str(job.max_parallelism),
+        "pipeline.auto-generate-uids": "false",
+        # Rows are never changed after they were emitted.
+        "pipeline.object-reuse": "true",
+    }
+    configuration = Configuration()
+    for key, value in settings.items():
+        configuration.set_string(key, value)
+    environment = StreamExecutionEnvironment.get_execution_environment(configuration)
+    if job.parallelism is not None:
+        environment.set_parallelism(job.parallelism)
+    return environment
+
+
+def parse_arguments(config_type: type[C], arguments: Sequence[str], description: str) -> C:
+    """The configuration that a job's command line names. Ends the program with one line when it cannot be used."""
+    parser = argparse.ArgumentParser(description=description)
+    parser.add_argument("--config", type=Path, help="YAML file; the shipped one when not given")
+    parser.add_argument("--bootstrap", help="Kafka's address, host:port; replaces kafka.bootstrap")
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="replaces one key: a.b=value")
+    parsed = parser.parse_args(arguments)
+    overrides = [*parsed.set, *([f"kafka.bootstrap={parsed.bootstrap}"] if parsed.bootstrap else [])]
+    try:
+        return load_config(config_type, parsed.config, overrides)
+    except ConfigError as error:
+        _end(str(error))
+
+
+def _end(message: str) -> NoReturn:
+    sys.stderr.write(f"{message}\n")
+    raise SystemExit(2)

@@ -1,0 +1,61 @@
+"""Everything here leans on PyFlink's internals (2.3.0): keying in SQL, side outputs without a detour, uids of a Table
+source. One file, so that a new version of PyFlink is checked in one place; `tests/streaming/test_flink_graph.py` fails
+clearly when one of them no longer holds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from pyflink.common.typeinfo import TypeInformation, Types
+from pyflink.datastream import DataStream, KeyedStream, OutputTag
+from pyflink.java_gateway import get_gateway
+
+
+def keyed_by_first_field(stream: DataStream, record_type: TypeInformation) -> KeyedStream:
+    """Keys a stream of ROW(key BIGINT, record, time) by its key; the process function is handed the record.
+
+    `DataStream.key_by` takes a Python function and crosses into Python once more for every record. The operators that
+    follow expect what that crossing makes: a row of key and record, of which the selector takes the first field. The time is there
+    because the stream's timestamps are the records' own only if their column is selected.
+
+    Args:
+        record_type: the record's type, freshly built: a type that was used cannot be pickled with a function.
+    """
+    j_stream = stream._j_data_stream
+    j_stream.getTransformation().setOutputType(Types.ROW([Types.LONG(), record_type, Types.INSTANT()]).get_java_type_info())
+    selector = get_gateway().jvm.KeyByKeySelector()
+    j_keyed = j_stream.keyBy(selector, Types.ROW([Types.LONG()]).get_java_type_info())
+    return KeyedStream(j_keyed, record_type, stream)
+
+
+def side_output(stream: DataStream, tag: OutputTag) -> DataStream:
+    """What `stream` emits under `tag`. `DataStream.get_side_output` adds a Python map that only passes records on."""
+    return DataStream(stream._j_data_stream.getSideOutput(tag.get_java_output_tag()))
+
+
+def set_source_uids(stream: DataStream, uid_of_table: Mapping[str, str]) -> None:
+    """Gives uids to all operators that the planner made for `stream`.
+
+    The planner names none, and state that is found by a generated id is lost with the next change of the graph. Only
+    the sources have state: theirs follow from their tables. What lies between is numbered.
+
+    Raises:
+        RuntimeError: the plan's sources are not one for each of the tables.
+    """
+    missing = dict(uid_of_table)
+    # The set of predecessors has no order of its own; ids count up as the planner translates the plan.
+    operators: list[Any] = sorted(
+        stream._j_data_stream.getTransformation().getTransitivePredecessors(), key=lambda one: int(one.getId())
+    )
+    for number, operator in enumerate(operators):
+        if operator.getClass().getSimpleName() != "SourceTransformation":
+            operator.setUid(f"records-{number}")
+            continue
+        table = operator.getName().rpartition(".")[2]
+        if table not in missing:
+            raise RuntimeError(f"source {operator.getName()} is none of {', '.join(missing)}: check PyFlink's version")
+        operator.setUid(missing.pop(table))
+    if missing:
+        raise RuntimeError(f"the plan has no source for {', '.join(missing)}: check PyFlink's version")

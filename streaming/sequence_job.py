@@ -1,0 +1,47 @@
+"""Behaviour events to numbered sequences: one update per accepted event, a whole snapshot now and then.
+
+flink run streaming/sequence_job.py --config my.yaml --bootstrap localhost:9092
+"""
+
+from __future__ import annotations
+
+import sys
+
+from pyflink.datastream import StreamExecutionEnvironment
+from pyflink.table import StreamTableEnvironment
+
+from schemas.topics import DEAD_LETTER_TOPICS, EVENTS, SNAPSHOTS, UPDATES
+from streaming.config import SequenceJobConfig
+from streaming.flink.environment import job_environment, parse_arguments
+from streaming.flink.internals import side_output
+from streaming.flink.sequence_function import SequenceFunction, dead_letter_tag, snapshot_tag
+from streaming.flink.sinks import output_type, write
+from streaming.flink.source import keyed_records
+
+
+def build(environment: StreamExecutionEnvironment, config: SequenceJobConfig) -> None:
+    """Adds the job's graph to the environment."""
+    tables = StreamTableEnvironment.create(environment)
+    events = keyed_records(tables, (EVENTS,), config.kafka, config.watermark)
+    updates = (
+        events.process(SequenceFunction(config.settings(), config.record_limits()), output_type())
+        .name("sequences")
+        .uid("sequences")
+    )
+    snapshots = side_output(updates, snapshot_tag())
+    dead_letters = side_output(updates, dead_letter_tag())
+    write(updates, UPDATES, config.kafka, config.sink, "to-updates")
+    write(snapshots, SNAPSHOTS, config.kafka, config.sink, "to-snapshots")
+    write(dead_letters, DEAD_LETTER_TOPICS[EVENTS.name], config.kafka, config.sink, "to-dead-letters")
+
+
+def main(arguments: list[str]) -> None:
+    """The job's entry point."""
+    config = parse_arguments(SequenceJobConfig, arguments, "Number behaviour events into sequences.")
+    environment = job_environment(config.job)
+    build(environment, config)
+    environment.execute(config.job.name)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
