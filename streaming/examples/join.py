@@ -48,7 +48,7 @@ class JoinOutcome:
 
     examples: list[TrainingExample] = field(default_factory=list)
     dead_letters: list[DeadLetter] = field(default_factory=list)
-    counts: Counter[str] = field(default_factory=Counter)
+    counts: Counter[str] = field(default_factory=Counter[str])
     #: Register an event-time timer for this user.
     timer_ms: int | None = None
 

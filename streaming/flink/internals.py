@@ -17,14 +17,16 @@ def keyed_by_first_field(stream: DataStream, record_type: TypeInformation) -> Ke
     """Keys a stream of ROW(key BIGINT, record, time) by its key; the process function is handed the record.
 
     `DataStream.key_by` takes a Python function and crosses into Python once more for every record. The operators that
-    follow expect what that crossing makes: a row of key and record, of which the selector takes the first field. The time is there
-    because the stream's timestamps are the records' own only if their column is selected.
+    follow expect what that crossing makes: a row of key and record, of which the selector takes the first field. The
+    time is there because the stream's timestamps are the records' own only if their column is selected.
 
     Args:
         record_type: the record's type, freshly built: a type that was used cannot be pickled with a function.
     """
     j_stream = stream._j_data_stream
-    j_stream.getTransformation().setOutputType(Types.ROW([Types.LONG(), record_type, Types.INSTANT()]).get_java_type_info())
+    j_stream.getTransformation().setOutputType(
+        Types.ROW([Types.LONG(), record_type, Types.INSTANT()]).get_java_type_info()
+    )
     selector = get_gateway().jvm.KeyByKeySelector()
     j_keyed = j_stream.keyBy(selector, Types.ROW([Types.LONG()]).get_java_type_info())
     return KeyedStream(j_keyed, record_type, stream)

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterable, Iterator
 from typing import Final
 
-from google.protobuf.message import Message
 from pyflink.common import Row
 from pyflink.common.typeinfo import Types
 from pyflink.datastream import KeyedProcessFunction, OutputTag, RuntimeContext
@@ -18,6 +16,7 @@ from schemas.reasons import Rejected
 from schemas.topics import EVENTS
 from streaming.dead_letters import Source, dead_letter
 from streaming.flink.metrics import SEQUENCE_COUNTERS, Counters, reason_counter
+from streaming.flink.rows import message_row, wall_clock_ms
 from streaming.flink.sinks import output_type
 from streaming.sequence.accept import accept_event
 from streaming.sequence.step import Outcome, SequenceSettings, SequenceStep
@@ -33,11 +32,6 @@ def snapshot_tag() -> OutputTag:
 def dead_letter_tag() -> OutputTag:
     """Where the dead letters go; likewise."""
     return OutputTag("dead-letters", output_type())
-
-
-def wall_clock_ms() -> int:
-    """Processing time: the clock of Flink's own timers, without crossing into Java for it."""
-    return time.time_ns() // 1_000_000
 
 
 class FlinkUserState:
@@ -92,7 +86,7 @@ class SequenceFunction(KeyedProcessFunction):  # type: ignore[misc]
         except Rejected as refused:
             self._counters.add(reason_counter(refused.reason.value))
             letter = dead_letter(refused, STAGE, Source(EVENTS.name, partition, offset, timestamp_ms), key, body)
-            yield self._dead_letters, _row(key or b"", letter)
+            yield self._dead_letters, message_row(key or b"", letter)
             return
         outcome = self._step.on_event(self._state, event, partition, offset, self._clock_ms())
         if outcome.duplicate:
@@ -111,17 +105,13 @@ class SequenceFunction(KeyedProcessFunction):  # type: ignore[misc]
             self._counters.add("accepted")
             if outcome.late:
                 self._counters.add("late")
-            yield _row(key, outcome.update)
+            yield message_row(key, outcome.update)
         if outcome.snapshot is not None:
             self._counters.add("snapshots")
             if outcome.erased:
                 self._counters.add("erased")
-            yield self._snapshots, _row(key, outcome.snapshot)
+            yield self._snapshots, message_row(key, outcome.snapshot)
         if outcome.evicted_chunks:
             self._counters.add("evicted_chunks", outcome.evicted_chunks)
         if outcome.timer_ms is not None:
             ctx.timer_service().register_processing_time_timer(outcome.timer_ms)
-
-
-def _row(key: bytes, message: Message) -> Row:
-    return Row(key, message.SerializeToString())

@@ -1,0 +1,49 @@
+"""Responses, impressions and feedback to training examples: one per request that was shown, when its label time has
+come.
+
+    flink run streaming/example_job.py --config my.yaml --bootstrap localhost:9092
+"""
+
+from __future__ import annotations
+
+import sys
+
+from pyflink.datastream import StreamExecutionEnvironment
+from pyflink.table import StreamTableEnvironment
+
+from schemas.topics import DEAD_LETTER_TOPICS, EXAMPLES, IMPRESSIONS, RESPONSES
+from streaming.config import ExampleJobConfig, SinkSection
+from streaming.flink.environment import job_environment, parse_arguments
+from streaming.flink.example_function import TOPICS, ExampleFunction, dead_letter_tag
+from streaming.flink.internals import side_output
+from streaming.flink.sinks import output_type, write
+from streaming.flink.source import keyed_records
+
+
+def build(environment: StreamExecutionEnvironment, config: ExampleJobConfig) -> None:
+    """Adds the job's graph to the environment."""
+    tables = StreamTableEnvironment.create(environment)
+    records = keyed_records(tables, TOPICS, config.kafka, config.watermark)
+    examples = (
+        records.process(ExampleFunction(config.settings(), config.record_limits()), output_type())
+        .name("examples")
+        .uid("examples")
+    )
+    # A dead letter twice is harmless, and it need not wait for a checkpoint.
+    plain = SinkSection(linger_ms=config.sink.linger_ms, compression=config.sink.compression)
+    for topic in (RESPONSES, IMPRESSIONS):
+        letters = side_output(examples, dead_letter_tag(topic))
+        write(letters, DEAD_LETTER_TOPICS[topic.name], config.kafka, plain, f"to-dead-letters-of-{topic.name}")
+    write(examples, EXAMPLES, config.kafka, config.sink, "to-examples")
+
+
+def main(arguments: list[str]) -> None:
+    """The job's entry point."""
+    config = parse_arguments(ExampleJobConfig, arguments, "Join what was shown with the feedback to it.")
+    environment = job_environment(config.job)
+    build(environment, config)
+    environment.execute(config.job.name)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
