@@ -46,3 +46,7 @@ class _LazyGroup(click.Group):
 @click.version_option(package_name="longrank")
 def main() -> None:
     """Rank short videos against a user's last 10,000 actions, live."""
+
+
+if __name__ == "__main__":
+    main()
