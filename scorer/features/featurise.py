@@ -115,13 +115,22 @@ def featurise_targets(
     Raises:
         ValueError: `group_ids` has another length than `item_ids`.
     """
-    if len(item_ids) != len(group_ids):
-        raise ValueError(f"{len(item_ids)} candidates have {len(group_ids)} groups")
     return {
-        **_id_features(item_ids, group_ids, settings, prefix="target_"),
+        **target_features(item_ids, group_ids, settings),
         "request_terms": request_terms(request_time_ms, head, settings),
         "request_context": request_context(request_time_ms, head),
     }
+
+
+def target_features(item_ids: NDArray[np.uint64], group_ids: NDArray[np.uint64], settings: FeatureSettings) -> Features:
+    """`featurise_targets` without what belongs to the request.
+
+    Raises:
+        ValueError: `group_ids` has another length than `item_ids`.
+    """
+    if len(item_ids) != len(group_ids):
+        raise ValueError(f"{len(item_ids)} candidates have {len(group_ids)} groups")
+    return _id_features(item_ids, group_ids, settings, prefix="target_")
 
 
 def history_terms(

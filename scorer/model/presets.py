@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Final
 
 
@@ -19,19 +19,21 @@ class ModelSettings:
     head_dim: int
     #: Hidden width of a SwiGLU FFN in multiples of d.
     ffn_ratio: int = 2
+    #: The same in the final fusion and the ranking head.
+    head_ratio: int = 2
     #: Width of the trained id tables; a projection lifts it to d.
     table_dim: int
     #: RankMixer blocks in the ranking head.
     mixer_blocks: int = 1
 
     def __post_init__(self) -> None:
-        if min(self.d, self.layers, self.heads, self.head_dim, self.ffn_ratio, self.table_dim, self.mixer_blocks) < 1:
+        if min(asdict(self).values()) < 1:
             raise ValueError(f"every size must be positive: {self}")
 
 
 #: Heads of 64 on the larger ones: attention kernels of a GPU run at a third of their speed at 32.
 PRESETS: Final = {
-    "tiny": ModelSettings(d=64, layers=2, heads=2, head_dim=64, table_dim=16),
+    "tiny": ModelSettings(d=64, layers=2, heads=2, head_dim=64, head_ratio=1, table_dim=16),
     "6m": ModelSettings(d=256, layers=4, heads=4, head_dim=64, table_dim=32),
     "23m": ModelSettings(d=512, layers=4, heads=8, head_dim=64, table_dim=64),
     "133m": ModelSettings(d=1024, layers=6, heads=16, head_dim=64, table_dim=64, mixer_blocks=2),

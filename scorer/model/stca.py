@@ -94,18 +94,18 @@ class STCA(nn.Module):
         self.fusions = nn.ModuleList(SwiGLUFFN((i + 1) * d, d, d) for i in range(1, settings.layers))
         readouts = settings.layers * settings.heads * (1 + features.terms)
         self.readout = nn.Linear(readouts, d)
-        self.final_fusion = SwiGLUFFN((settings.layers + 2) * d, settings.ffn_ratio * d, d)
+        self.final_fusion = SwiGLUFFN((settings.layers + 2) * d, settings.head_ratio * d, d)
         self.user_token = nn.Linear(CONTEXT_WIDTH, d)
         self.candidate_token = nn.Linear(d, d)
         self.mixers = nn.ModuleList(
-            RankMixer(_HEAD_TOKENS, d, settings.ffn_ratio) for _ in range(settings.mixer_blocks)
+            RankMixer(_HEAD_TOKENS, d, settings.head_ratio) for _ in range(settings.mixer_blocks)
         )
         self.logits = nn.Linear(_HEAD_TOKENS * d, len(tasks))
 
     def encode_content(self, features: dict[str, Tensor]) -> tuple[list[Tensor], list[Tensor]]:
         """Keys and values of each layer, each [L, H, C], from `token_features`."""
         x_LD = self.embedding.history(features)
-        pairs = [layer.keys_values(x_LD) for layer in self._layers()]
+        pairs = [layer.keys_values(x_LD) for layer in self.cross_attentions()]
         return [key for key, _ in pairs], [value for _, value in pairs]
 
     def encode(self, features: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
@@ -129,7 +129,7 @@ class STCA(nn.Module):
         null_N1HK = keys_NLHK.new_zeros(self.settings.layers, 1, self.settings.heads, self.settings.head_dim)
         keys_NLHK = torch.cat([null_N1HK, keys_NLHK], dim=1)
         values_NLHK = torch.cat([null_N1HK, values_NLHK], dim=1)
-        for i, layer in enumerate(self._layers()):
+        for i, layer in enumerate(self.cross_attentions()):
             q_MHC, coefficients_MHJ = layer.queries(self.query_input(i, t_MD, outputs))
             q_HMK = torch.cat([q_MHC, coefficients_MHJ * request_terms_J], dim=-1).transpose(0, 1)
             k_HKL = keys_NLHK[i].permute(1, 2, 0)
@@ -162,5 +162,6 @@ class STCA(nn.Module):
         out: Tensor = self.logits(x_MTD.flatten(1))
         return out
 
-    def _layers(self) -> list[CrossAttention]:
+    def cross_attentions(self) -> list[CrossAttention]:
+        """The layers, first to last."""
         return [layer for layer in self.layers if isinstance(layer, CrossAttention)]

@@ -1,0 +1,34 @@
+"""The training loss: binary cross-entropy per task, and a listwise term within each request."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn.functional import binary_cross_entropy_with_logits
+
+
+def ranking_loss(
+    logits_TA: Tensor, labels_TA: Tensor, request_T: Tensor, requests: int, listwise_weight: float
+) -> tuple[Tensor, Tensor, Tensor]:
+    """(loss, binary, listwise) with loss = binary + listwise_weight * listwise, each summed over the tasks.
+
+    binary: the mean over a request's targets, then over the requests. listwise: the cross-entropy between the softmax
+    of a request's logits and its positives in equal parts, the mean over all requests; one without a positive adds 0.
+    Targets are still scored independently of each other: only the loss compares them.
+
+    Args:
+        request_T: which of the `requests` each target belongs to.
+    """
+    counts_R = torch.zeros(requests).index_add(0, request_T, torch.ones(len(request_T)))
+    per_target_TA = binary_cross_entropy_with_logits(logits_TA, labels_TA, reduction="none")
+    binary = (per_target_TA.sum(1) / counts_R[request_T]).sum() / requests
+
+    tasks = logits_TA.shape[1]
+    index_TA = request_T[:, None].expand(-1, tasks)
+    highest_RA = torch.full((requests, tasks), -torch.inf).scatter_reduce(0, index_TA, logits_TA.detach(), "amax")
+    shifted_TA = logits_TA - highest_RA[request_T]
+    total_RA = torch.zeros(requests, tasks).index_add(0, request_T, shifted_TA.exp())
+    log_share_TA = shifted_TA - total_RA.log()[request_T]
+    positives_RA = torch.zeros(requests, tasks).index_add(0, request_T, labels_TA)
+    listwise = -(log_share_TA * labels_TA / positives_RA.clamp_min(1.0)[request_T]).sum() / requests
+    return binary + listwise_weight * listwise, binary, listwise

@@ -1,0 +1,154 @@
+"""Train a model on a dataset: seeded, deterministic on the CPU, a warm start if one is given."""
+
+from __future__ import annotations
+
+import csv
+import math
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from scorer.features import FeatureSettings
+from scorer.model import STCA, ModelSettings
+from scorer.model.grouped import score_grouped
+from scorer.training.batches import Step, draw_lengths, iterate_steps, plan_groups
+from scorer.training.dataset import RankingDataset
+from scorer.training.losses import ranking_loss
+from scorer.training.settings import TrainingSettings
+
+
+@dataclass(frozen=True, kw_only=True)
+class CurvePoint:
+    """One optimiser step."""
+
+    step: int
+    epoch: int
+    requests: int
+    loss: float
+    binary: float
+    listwise: float
+    learning_rate: float
+
+
+#: Called after every step with the point and the number of steps in all; progress bars hang here.
+OnStep = Callable[[CurvePoint, int], None]
+
+
+def new_model(settings: ModelSettings, features: FeatureSettings, tasks: tuple[str, ...], seed: int) -> STCA:
+    """An untrained model; the same seed gives the same weights."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return STCA(settings, features, tasks)
+
+
+def train(
+    model: STCA, dataset: RankingDataset, settings: TrainingSettings, on_step: OnStep | None = None
+) -> list[CurvePoint]:
+    """Trains `model` in place, from whatever weights it has; returns the loss curve.
+
+    Two runs with the same weights, data, settings and machine give the same curve.
+
+    Raises:
+        ValueError: no requests, or other tasks than the model's.
+        FloatingPointError: the loss is not finite, with the step.
+    """
+    if not len(dataset):
+        raise ValueError("no requests to train on")
+    if dataset.tasks != model.tasks:
+        raise ValueError(f"the dataset has tasks {dataset.tasks}, the model {model.tasks}")
+    rng = np.random.default_rng(settings.seed)
+    epochs = [plan_groups(dataset, settings.group_size, rng) for _ in range(settings.epochs)]
+    total = sum(math.ceil(len(groups) / settings.groups_per_step) for groups in epochs)
+    optimizer = _optimizer(model, settings)
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _rate(step, total, settings))
+    available = dataset.history_end - dataset.history_begin
+    curve: list[CurvePoint] = []
+    model.train()
+    with _deterministic(settings.threads):
+        for epoch, groups in enumerate(epochs):
+            lengths = draw_lengths(available, settings.min_history, settings.max_history, settings.length_beta, rng)
+            for step in iterate_steps(dataset, groups, lengths, settings.groups_per_step, model.features):
+                rate = float(schedule.get_last_lr()[0])
+                loss, binary, listwise = _forward(model, step, settings)
+                if not torch.isfinite(loss):
+                    raise FloatingPointError(f"loss {loss.item()} at step {len(curve)}: lower the learning rate")
+                optimizer.zero_grad(set_to_none=True)
+                loss.backward()  # type: ignore[no-untyped-call]
+                nn.utils.clip_grad_norm_(model.parameters(), settings.gradient_norm)
+                optimizer.step()
+                schedule.step()
+                curve.append(
+                    CurvePoint(
+                        step=len(curve),
+                        epoch=epoch,
+                        requests=step.requests,
+                        loss=loss.item(),
+                        binary=binary.item(),
+                        listwise=listwise.item(),
+                        learning_rate=rate,
+                    )
+                )
+                if on_step is not None:
+                    on_step(curve[-1], total)
+    model.eval()
+    return curve
+
+
+def save_curve(curve: list[CurvePoint], path: Path) -> None:
+    """The curve as CSV with a header."""
+    with path.open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(CurvePoint.__dataclass_fields__)
+        writer.writerows([getattr(point, name) for name in CurvePoint.__dataclass_fields__] for point in curve)
+
+
+def set_base_rates(model: STCA, dataset: RankingDataset) -> None:
+    """Starts each task's logit at the log odds of its labels, so that the first steps need not learn them."""
+    rate = np.clip(dataset.labels.mean(axis=0, dtype=np.float64), 1e-4, 1 - 1e-4)
+    with torch.no_grad():
+        model.logits.bias.copy_(torch.from_numpy(np.log(rate / (1 - rate))))
+
+
+def _forward(model: STCA, step: Step, settings: TrainingSettings) -> tuple[Tensor, Tensor, Tensor]:
+    logits_PA = score_grouped(model, step.history, step.targets, step.context, step.groups)
+    return ranking_loss(logits_PA[step.slot], step.labels, step.request, step.requests, settings.listwise_weight)
+
+
+def _optimizer(model: STCA, settings: TrainingSettings) -> torch.optim.Optimizer:
+    tables = [p for name, p in model.named_parameters() if name.endswith("_table.weight")]
+    is_table = {id(p) for p in tables}
+    matrices = [p for p in model.parameters() if p.ndim > 1 and id(p) not in is_table]
+    vectors = [p for p in model.parameters() if p.ndim <= 1]
+    return torch.optim.AdamW(
+        [
+            {"params": matrices, "lr": settings.learning_rate, "weight_decay": settings.weight_decay},
+            {"params": vectors, "lr": settings.learning_rate, "weight_decay": 0.0},
+            {"params": tables, "lr": settings.table_learning_rate, "weight_decay": 0.0},
+        ],
+        betas=(0.9, 0.98),
+    )
+
+
+def _rate(step: int, total: int, settings: TrainingSettings) -> float:
+    rise = max(1, round(total * settings.warmup))
+    if step < rise:
+        return (step + 1) / rise
+    done = (step - rise) / max(1, total - rise)
+    return settings.final_rate + (1 - settings.final_rate) * 0.5 * (1 + math.cos(math.pi * min(1.0, done)))
+
+
+@contextmanager
+def _deterministic(threads: int) -> Iterator[None]:
+    was_threads, was_deterministic = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
+    torch.set_num_threads(threads)
+    torch.use_deterministic_algorithms(True)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(was_threads)
+        torch.use_deterministic_algorithms(was_deterministic)
