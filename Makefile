@@ -8,7 +8,7 @@ ARGS ?=
 setup:
 	@for python in $${PYTHON:-python3.12 python3.11 python3}; do \
 	    if "$$python" -c 'import sys; sys.exit(sys.version_info[:2] not in ((3, 11), (3, 12)))' 2>/dev/null; then \
-	        exec "$$python" infra/setup_environment.py; \
+	        exec "$$python" -m infra.bootstrap; \
 	    fi; \
 	done; \
 	echo "setup: none of $${PYTHON:-python3.12, python3.11, python3} is a Python 3.11 or 3.12;" \

@@ -16,8 +16,6 @@ Every failure is one line, `setup: WHAT; WHAT TO DO`, and exit code 2.
 
 from __future__ import annotations
 
-import csv
-import fcntl
 import hashlib
 import importlib.util
 import json
@@ -27,9 +25,10 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
+
+from infra.bootstrap.pip import broken_distributions, explain_pip_failure, locked_requirement
 
 SUPPORTED = ((3, 11), (3, 12))
 #: Bytes. Measured: the installed packages take 6.1 GB; pip holds their archives (3 GB) in its temporary directory.
@@ -44,63 +43,12 @@ class SetupError(Exception):
     """One line: what is wrong; what to do."""
 
 
-# ---- what pip's failures mean
-
-
-def explain_pip_failure(output: str, log: Path) -> tuple[str, bool]:
-    """What pip's output says went wrong, as one line, and whether trying again may help."""
-    if "No space left on device" in output:
-        return "the disk filled up while installing packages; free some space and run this again", False
-    if "DO NOT MATCH THE HASHES" in output or "Expected sha256" in output:
-        package = re.search(r"^\s*([\w.\-]+==\S+|[\w.\-]+)[^\n]*:\n\s+Expected sha256", output, re.MULTILINE)
-        name = package.group(1) if package else "a package"
-        return (
-            f"{name} has another checksum than requirements.lock says; a proxy or mirror altered it: "
-            "try another network, or check the lock against git",
-            False,
-        )
-    network = r"NewConnectionError|NameResolution|ConnectTimeout|ReadTimeout|ProxyError|SSLError|Connection (?:refused"
-    network += r"|reset|aborted|broken)|Temporary failure in name resolution|IncompleteRead|Max retries exceeded"
-    if re.search(network, output):
-        return (
-            "the package index could not be reached; check the network (or pip's configuration), run this again",
-            True,
-        )
-    errors = [line for line in output.splitlines() if line.startswith("ERROR")]
-    what = errors[-1] if errors else (output.strip().splitlines() or ["no output"])[-1]
-    return f"pip failed: {what.strip()[:300]}; the whole story is in {log}", False
-
-
-# ---- what an interrupted run left
-
-
-def broken_distributions(site_packages: Path) -> list[Path]:
-    """The .dist-info directories of packages that were not unpacked to their end.
-
-    pip writes RECORD last; a package without it, or with a listed file missing or of another size, was cut off. pip
-    itself would take it for installed.
-    """
-    broken = []
-    for info in sorted(site_packages.glob("*.dist-info")):
-        try:
-            with (info / "RECORD").open(newline="") as file:
-                listed = [(row[0], row[2]) for row in csv.reader(file) if len(row) == 3 and row[2]]
-            whole = all((site_packages / name).stat().st_size == int(size) for name, size in listed)
-        except OSError:
-            whole = False
-        # The installer's own mark; an unfinished package has the RECORD of its archive, not yet this.
-        if not whole or not (info / "INSTALLER").exists():
-            broken.append(info)
-    return broken
-
-
-# ---- the steps
-
-
 class Setup:
     """The steps for the checkout at `root`, run by `python`.
 
     Args:
+        demanded: the (major, minor) that the user named; an environment of another Python is then made anew.
+            None: any supported one will do.
         say: prints one line of progress.
         run: starts a program, hands each line of its output to a function, returns its exit code.
         free_bytes: free space of the file system that holds a directory.
@@ -111,6 +59,7 @@ class Setup:
         root: Path,
         *,
         python: str = sys.executable,
+        demanded: tuple[int, int] | None = None,
         say: Callable[[str], None],
         run: Callable[[list[str], Path, Callable[[str], None]], int],
         free_bytes: Callable[[Path], int] = lambda path: shutil.disk_usage(path).free,
@@ -118,6 +67,7 @@ class Setup:
         self.root = root
         self.venv = root / ".venv"
         self.base_python = python
+        self._acceptable = SUPPORTED if demanded is None else (demanded,)
         self.python = self.venv / "bin" / "python"
         self._say = say
         self._run = run
@@ -129,7 +79,8 @@ class Setup:
             stamp = json.loads((self.venv / STAMP).read_text())
         except (OSError, ValueError):
             return False
-        return bool(stamp == self._wanted_stamp(stamp.get("python", "")) and self._python_version() == stamp["python"])
+        version = self._python_version()
+        return bool(_minor(version) in self._acceptable and stamp == self._wanted_stamp(version))
 
     def preflight(self) -> None:
         """Raises SetupError for what no later step could put right."""
@@ -192,8 +143,7 @@ class Setup:
         return version if said.returncode == 0 and Path(prefix) == self.venv else ""
 
     def _make_venv(self) -> None:
-        version = self._python_version()
-        if version and tuple(map(int, version.split(".")[:2])) in SUPPORTED and self._stands_where_it_was_made():
+        if _minor(self._python_version()) in self._acceptable and self._stands_where_it_was_made():
             return
         self._say(f"making {self.venv}")
         lines: list[str] = []
@@ -210,6 +160,8 @@ class Setup:
 
     def _pip_install_lock(self) -> None:
         lock = self.root / "requirements.lock"
+        builder = self.venv / "longrank-builder.txt"
+        builder.write_text(locked_requirement(lock.read_text(), "setuptools"))
         total = len(re.findall(r"^[\w.\-]+==", lock.read_text(), re.MULTILINE))
         for attempt in range(1, PIP_ATTEMPTS + 1):
             seen = 0
@@ -218,13 +170,16 @@ class Setup:
                 nonlocal seen
                 if line.startswith(("Collecting ", "Requirement already satisfied: ")):
                     seen += 1
-                    if seen % 10 == 0:
+                    if seen % 25 == 0:
                         self._say(f"packages: {seen} of at most {total}")
                 elif line.startswith("Installing collected packages"):
                     self._say("packages: all here, unpacking (a minute or two)")
 
             try:
-                self._pip(["--require-hashes", "-r", str(lock)], watch)
+                # The few packages that come as sources are built with the locked setuptools, which therefore comes
+                # first; left alone, pip would fetch the newest one unchecked.
+                self._pip(["--require-hashes", "-r", str(builder)])
+                self._pip(["--require-hashes", "--no-build-isolation", "--use-pep517", "-r", str(lock)], watch)
             except _PipFailedError as failure:
                 what, again = explain_pip_failure(failure.output, self.venv / LOG)
                 if not again or attempt == PIP_ATTEMPTS:
@@ -252,7 +207,9 @@ class _PipFailedError(SetupError):
         self.output = output
 
 
-# ---- the shell
+def _minor(version: str) -> tuple[int, ...]:
+    """(3, 11) of "3.11.7"; () of ""."""
+    return tuple(int(part) for part in version.split(".")[:2] if part)
 
 
 def _size_of(directory: Path) -> int:
@@ -264,64 +221,3 @@ def _size_of(directory: Path) -> int:
             except OSError:
                 continue
     return total
-
-
-def _run_logged(argv: list[str], log: Path, on_line: Callable[[str], None]) -> int:
-    environment = {**os.environ, "PIP_USER": "0", "PYTHONUNBUFFERED": "1"}
-    with log.open("a") as file:
-        file.write(f"$ {' '.join(argv)}\n")
-        child = subprocess.Popen(argv, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment)
-        assert child.stdout is not None
-        for line in child.stdout:
-            file.write(line)
-            file.flush()
-            on_line(line.rstrip("\n"))
-        return child.wait()
-
-
-@contextmanager
-def _alone(root: Path) -> Iterator[None]:
-    """Two set-ups of one checkout take turns."""
-    descriptor = os.open(root, os.O_RDONLY)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(descriptor)
-
-
-def main() -> int:
-    """Exit code 0: ready; 2: not, and why; 130: interrupted."""
-    root = Path(__file__).resolve().parent.parent
-    if sys.version_info[:2] not in SUPPORTED:
-        version = ".".join(map(str, sys.version_info[:3]))
-        sys.stderr.write(
-            f"setup: {sys.executable} is Python {version}, and 3.11 or 3.12 is needed; "
-            "install one or set PYTHON to one\n"
-        )
-        return 2
-
-    def say(line: str) -> None:
-        sys.stderr.write(f"setup: {line}\n")
-        sys.stderr.flush()
-
-    setup = Setup(root, say=say, run=_run_logged)
-    try:
-        with _alone(root):
-            if not setup.complete():
-                setup.preflight()
-                setup.install()
-            return setup.fetch_jars()
-    except SetupError as error:
-        say(str(error))
-        return 2
-    except OSError as error:
-        say(f"{error.strerror}: {error.filename}; put that right and run this again")
-        return 2
-    except KeyboardInterrupt:
-        say("interrupted; run it again to continue")
-        return 130
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -1,0 +1,1 @@
+"""Set-up of a checkout, before anything is installed: standard library only."""
