@@ -23,9 +23,10 @@ from schemas.reasons import Reason
 from schemas.topics import PARTITIONS, SNAPSHOTS, UPDATES
 from schemas.v1.ranking_pb2 import Stamp
 from scorer.sequences.layout import CHUNK_EVENTS
+from scorer.sequences.partition import PartitionStore, Position, StoreError, StoreSettings
 from scorer.sequences.reads import NotKeptError, Resolution
 from scorer.sequences.records import StoreRecord
-from scorer.sequences.store import PartitionStore, Position, SequenceStore, StoreError, StoreSettings
+from scorer.sequences.store import SequenceStore
 
 CAPACITY, AS_OF = 300, 100
 SETTINGS = StoreSettings(capacity=CAPACITY, as_of_events=AS_OF)
@@ -424,7 +425,7 @@ def test_killed_without_a_flush_it_reopens_at_its_last_whole_batch(tmp_path):
         sys.path[:0] = {[str(Path(__file__).parents[1])]!r}
         from conftest import JobDouble
         from pathlib import Path
-        from scorer.sequences.store import PartitionStore, Position, StoreSettings
+        from scorer.sequences.partition import PartitionStore, Position, StoreSettings
         job = JobDouble()
         chain = job.chain({USERS[0]})
         store = PartitionStore.open(Path({str(tmp_path / "p")!r}), 0, StoreSettings())
