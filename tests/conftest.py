@@ -10,7 +10,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from infra.cluster.local import LocalCluster, UpOptions
+from infra.cluster.local import LocalCluster
+from infra.cluster.plan import UpOptions
 from infra.flink_rest import TERMINAL_STATES, FlinkRest
 from infra.topics import recreate_topics
 

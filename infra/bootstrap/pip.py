@@ -53,7 +53,9 @@ def broken_distributions(site_packages: Path) -> list[Path]:
     for info in sorted(site_packages.glob("*.dist-info")):
         try:
             with (info / "RECORD").open(newline="") as file:
-                listed = [(row[0], row[2]) for row in csv.reader(file) if len(row) == 3 and row[2]]
+                rows = [row for row in csv.reader(file) if len(row) == 3 and row[2]]
+            # Compiled files are Python's own to rewrite.
+            listed = [(row[0], row[2]) for row in rows if not row[0].endswith(".pyc")]
             whole = all((site_packages / name).stat().st_size == int(size) for name, size in listed)
         except OSError:
             whole = False

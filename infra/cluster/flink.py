@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shutil
+import subprocess
 import sys
 from collections.abc import Mapping
+from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Final
@@ -21,6 +24,24 @@ from infra.jars import classpath
 #: mode, the job's Python, which Flink counts as JVM overhead.
 JOBMANAGER_MB: Final = 1024
 TASKMANAGER_MB: Final = 1664
+
+
+@dataclass(frozen=True)
+class _Role:
+    """A kind of Flink process: which class runs it, and how BashJavaUtils is asked for its memory."""
+
+    name: str
+    main_class: str
+    command: str
+
+
+_JOBMANAGER: Final = _Role(
+    "jobmanager", "org.apache.flink.runtime.entrypoint.StandaloneSessionClusterEntrypoint", "GET_JM_RESOURCE_PARAMS"
+)
+_TASKMANAGER: Final = _Role(
+    "taskmanager", "org.apache.flink.runtime.taskexecutor.TaskManagerRunner", "GET_TM_RESOURCE_PARAMS"
+)
+_ANSWER: Final = "BASH_JAVA_UTILS_EXEC_RESULT:"
 
 
 def distribution() -> Path:
@@ -74,6 +95,9 @@ def flink_config(directory: Path, ports: Mapping[str, int], python: str, prometh
         "heartbeat.interval": 2000,
         "heartbeat.rpc-failure-threshold": 2,
         "heartbeat.timeout": 40000,
+        # All start at once: a TaskManager that is up before the JobManager asks again soon, not in ten seconds.
+        "cluster.registration.error-delay": 500,
+        "cluster.registration.refused-registration-delay": 500,
         "web.submit.enable": False,
         "web.cancel.enable": True,
     }
@@ -119,7 +143,7 @@ def _with_tools(environment: Mapping[str, str], java_home: Path) -> dict[str, st
 
 
 class Flink:
-    """The Flink directory of a home: conf/, lib/ (links), checkpoints/, savepoints/, tmp/."""
+    """The Flink directory of a home: conf/, lib/ (links), run/, tmp/, checkpoints/, savepoints/."""
 
     def __init__(self, directory: Path, logs: Path, java_home: Path) -> None:
         self.directory = directory
@@ -129,9 +153,9 @@ class Flink:
     def prepare(self, ports: Mapping[str, int], *, prometheus: bool) -> None:
         """Write conf/ and lib/ afresh; checkpoints and savepoints stay."""
         shipped = distribution()
-        for name in ("conf", "lib", "tmp", "pids"):
+        for name in ("conf", "lib", "tmp", "run"):
             shutil.rmtree(self.directory / name, ignore_errors=True)
-        for name in ("lib", "tmp", "pids", "checkpoints", "savepoints"):
+        for name in ("lib", "tmp", "run", "checkpoints", "savepoints"):
             (self.directory / name).mkdir(parents=True, exist_ok=True)
         shutil.copytree(shipped / "conf", self.directory / "conf")
         # The shipped settings hold the --add-exports and --add-opens lines that Flink on Java 17 needs.
@@ -146,6 +170,7 @@ class Flink:
         jars = [*(shipped / "lib").glob("*.jar"), *(shipped / "opt").glob("flink-python*.jar"), *classpath("flink-lib")]
         for jar in jars:
             (self.directory / "lib" / jar.name).symlink_to(jar)
+        self._work_out_memory()
 
     def environment(self) -> dict[str, str]:
         """The environment of Flink's shell scripts, for servers and clients of this cluster."""
@@ -154,19 +179,66 @@ class Flink:
             "FLINK_CONF_DIR": str(self.directory / "conf"),
             "FLINK_LIB_DIR": str(self.directory / "lib"),
             "FLINK_LOG_DIR": str(self.logs),
-            "FLINK_PID_DIR": str(self.directory / "pids"),
+            "FLINK_PLUGINS_DIR": str(distribution() / "plugins"),
+            "FLINK_OPT_DIR": str(distribution() / "opt"),
+            "FLINK_PID_DIR": str(self.directory / "run"),
         }
 
     def jobmanager_argv(self, prometheus_port: int | None) -> list[str]:
-        """The JobManager in the foreground; the scripts `exec` java, so the pid stays."""
-        return self._argv("jobmanager.sh", prometheus_port)
+        """The JobManager's command line."""
+        return self._argv(_JOBMANAGER, prometheus_port)
 
     def taskmanager_argv(self, prometheus_port: int | None, resource_id: str) -> list[str]:
-        """One TaskManager in the foreground, under the id by which the REST interface will list it."""
-        return [*self._argv("taskmanager.sh", prometheus_port), "-D", f"taskmanager.resource-id={resource_id}"]
+        """One TaskManager's, under the id by which the REST interface will list it."""
+        return [*self._argv(_TASKMANAGER, prometheus_port), "-D", f"taskmanager.resource-id={resource_id}"]
 
-    def _argv(self, script: str, prometheus_port: int | None) -> list[str]:
-        argv = ["bash", str(distribution() / "bin" / script), "start-foreground"]
+    def _argv(self, role: _Role, prometheus_port: int | None) -> list[str]:
+        """What flink-console.sh would `exec`, from the memory that `prepare` had Flink work out."""
+        conf = self.directory / "conf"
+        jvm, dynamic = json.loads((self.directory / "run" / f"{role.name}.json").read_text())
+        settings = yaml.safe_load((conf / "config.yaml").read_text())
+        argv = [
+            str(self.java_home / "bin" / "java"),
+            *jvm,
+            "-XX:+IgnoreUnrecognizedVMOptions",
+            # Flink sets a security manager; from Java 18 on that must be allowed, before it is the default.
+            "-Djava.security.manager=allow",
+            *settings["env"]["java"]["opts"]["all"].split(),
+            f"-Dlog4j.configurationFile=file:{conf}/log4j-console.properties",
+            "-classpath",
+            self._classpath(),
+            role.main_class,
+            "--configDir",
+            str(conf),
+            *dynamic,
+        ]
         if prometheus_port is not None:
             argv += ["-D", f"metrics.reporter.prom.port={prometheus_port}"]
         return argv
+
+    def _classpath(self) -> str:
+        jars = sorted((self.directory / "lib").glob("*.jar"), key=lambda jar: (jar.name.startswith("flink-dist"), jar))
+        return ":".join(str(jar) for jar in jars)
+
+    def _work_out_memory(self) -> None:
+        """Have Flink turn the memory settings into JVM options, once for all processes of a role.
+
+        Flink's start scripts do this with five short-lived JVMs per process, which on two cores takes longer than
+        the cluster's own start.
+        """
+        asking = [(role, self._ask_for_memory(role)) for role in (_JOBMANAGER, _TASKMANAGER)]
+        for role, child in asking:
+            output, _ = child.communicate()
+            lines = [line.partition(_ANSWER)[2] for line in output.splitlines() if _ANSWER in line]
+            if child.returncode != 0 or len(lines) != 2:
+                raise InfraError(f"Flink refused its settings in {self.directory}/conf:\n{output.strip()[-2000:]}")
+            answer = [line.split() for line in lines]
+            (self.directory / "run" / f"{role.name}.json").write_text(json.dumps(answer))
+
+    def _ask_for_memory(self, role: _Role) -> subprocess.Popen[str]:
+        shipped = distribution()
+        tool = f"{shipped}/bin/bash-java-utils.jar:{next((self.directory / 'lib').glob('flink-dist*.jar'))}"
+        argv = [f"{self.java_home}/bin/java", "-XX:TieredStopAtLevel=1", "-XX:+UseSerialGC", "-classpath", tool]
+        argv += ["org.apache.flink.runtime.util.bash.BashJavaUtils", role.command]
+        argv += ["--configDir", str(self.directory / "conf")]
+        return subprocess.Popen(argv, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)

@@ -5,9 +5,9 @@ from __future__ import annotations
 import os
 import shutil
 import signal
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 import psutil
@@ -15,38 +15,16 @@ import psutil
 from infra.cluster.broker import Broker
 from infra.cluster.flink import Flink
 from infra.cluster.health import broker_problem, flink_problem, wait_healthy
+from infra.cluster.plan import UpOptions, plan_up
 from infra.cluster.ports import choose_ports
-from infra.cluster.processes import end, marked, reap, spawn
-from infra.cluster.state import BROKER, JOBMANAGER, ClusterInfo, StateFile, taskmanager
+from infra.cluster.processes import ProcessRef, end, marked, reap, spawn
+from infra.cluster.state import BROKER, JOBMANAGER, ClusterInfo, StateFile
 from infra.errors import InfraError
 from infra.home import home_dir
 from infra.java import find_java_home
 
 #: A broker flushes and hands over its leadership, a JobManager ends its jobs; longer than this they are stuck.
 _TERM_WAIT_S = 20.0
-
-
-@dataclass(frozen=True, kw_only=True)
-class UpOptions:
-    """What to start. A port of 0 means any free one; the last run's if that is free."""
-
-    taskmanagers: int = 2
-    broker_port: int = 0
-    controller_port: int = 0
-    rest_port: int = 0
-    jobmanager_rpc_port: int = 0
-    #: Flink's Prometheus reporter. It listens on every interface of the machine: it has no setting for that.
-    prometheus: bool = False
-    timeout_s: float = 180.0
-
-    def ports(self) -> dict[str, int]:
-        """Purpose -> port asked for."""
-        return {
-            "broker": self.broker_port,
-            "controller": self.controller_port,
-            "rest": self.rest_port,
-            "jobmanager-rpc": self.jobmanager_rpc_port,
-        }
 
 
 class LocalCluster:
@@ -112,71 +90,38 @@ class LocalCluster:
                 port than the one asked for. What this call started has then been ended.
         """
         options = options or UpOptions()
-        if options.taskmanagers < 1:
-            raise InfraError(f"{options.taskmanagers} TaskManagers can run no job; ask for 1 or more")
         with self._state.lock():
             if fresh:
                 self._down()
                 self._wipe()
-            info = self._settle(options)
-            running = set(info.processes)
-            wanted = [BROKER, JOBMANAGER, *(taskmanager(i) for i in range(options.taskmanagers))]
-            with self._ended_on_failure(running):
-                info = self._start(info, [name for name in wanted if name not in running])
+            old = self._state.read()
+            alive = frozenset(name for name, ref in old.processes.items() if ref.alive()) if old else frozenset()
+            plan = plan_up(old, alive, options)
+            kept = {name: ref for name, ref in old.processes.items() if name in plan.keep} if old else {}
+            self._end_all_but({ref.pid for ref in kept.values()})
+            info = ClusterInfo(
+                home=self.home,
+                ports=plan.kept_ports | choose_ports(plan.ask, old.ports if old else {}),
+                prometheus=options.prometheus,
+                processes=kept,
+                started=old.started if old else 0,
+            )
+            self._state.write(info)
+            with self._ended_on_failure(kept):
+                missing = plan.missing(options)
+                if JOBMANAGER in missing:
+                    # No TaskManager runs now, so nobody uses the temporary files that this wipes.
+                    self._flink(info).prepare(info.ports, prometheus=info.prometheus)
+                info = self._start(info, missing)
                 self._wait(info, options.timeout_s)
             return info
-
-    def _settle(self, options: UpOptions) -> ClusterInfo:
-        """End what is useless, keep what lives, choose ports for the rest; returns the state to start from."""
-        old = self._state.read()
-        alive = {name for name in (old.processes if old else {}) if old and self._alive(old, name)}
-        if JOBMANAGER not in alive or (old and old.prometheus != options.prometheus):
-            # TaskManagers without their JobManager hold dead jobs' memory and interpreters: start Flink whole.
-            alive &= {BROKER}
-        alive -= {n for n in (old.taskmanagers if old else []) if int(n.rpartition("-")[2]) >= options.taskmanagers}
-        if old is None or not alive:
-            alive = set()
-        self._end_all_but({old.processes[name].pid for name in alive} if old else set())
-
-        asked = options.ports()
-        if old:
-            kept = {
-                purpose: port
-                for purpose, port in old.ports.items()
-                if (BROKER if purpose in ("broker", "controller") else JOBMANAGER) in alive
-            }
-            for purpose, port in kept.items():
-                if asked.get(purpose) not in (0, port, None):
-                    raise InfraError(
-                        f"the cluster in {self.home} runs with {purpose} on port {port}, not {asked[purpose]}; "
-                        "`longrank down` first"
-                    )
-        else:
-            kept = {}
-        free = {purpose: port for purpose, port in asked.items() if purpose not in kept}
-        if options.prometheus:
-            names = [JOBMANAGER, *(taskmanager(i) for i in range(options.taskmanagers))]
-            free |= {f"prometheus-{n}": 0 for n in names if f"prometheus-{n}" not in kept}
-        ports = kept | choose_ports(free, old.ports if old else {})
-        info = ClusterInfo(
-            home=self.home,
-            ports=ports,
-            prometheus=options.prometheus,
-            processes={name: ref for name, ref in old.processes.items() if name in alive} if old else {},
-            started=old.started if old else 0,
-        )
-        self._state.write(info)
-        return info
 
     def _start(self, info: ClusterInfo, names: list[str]) -> ClusterInfo:
         """Start the named processes, recording each as soon as it runs."""
         if not names:
             return info
-        java_home = find_java_home()
-        broker = Broker(self.home / "broker", java_home)
-        flink = Flink(self.home / "flink", info.logs, java_home)
-        if JOBMANAGER in names:
-            flink.prepare(info.ports, prometheus=info.prometheus)
+        flink = self._flink(info)
+        broker = Broker(self.home / "broker", flink.java_home)
         for name in names:
             resource_id = f"{name}-{info.started + 1}"
             prometheus_port = info.ports.get(f"prometheus-{name}")
@@ -197,6 +142,9 @@ class LocalCluster:
             self._state.write(info)
         return info
 
+    def _flink(self, info: ClusterInfo) -> Flink:
+        return Flink(self.home / "flink", info.logs, find_java_home())
+
     def _wait(self, info: ClusterInfo, timeout_s: float) -> None:
         ids = {info.processes[name].resource_id for name in info.taskmanagers}
         wait_healthy(
@@ -209,15 +157,14 @@ class LocalCluster:
         )
 
     @contextmanager
-    def _ended_on_failure(self, keep: set[str]) -> Iterator[None]:
+    def _ended_on_failure(self, keep: Mapping[str, ProcessRef]) -> Iterator[None]:
         try:
             yield
         except BaseException:
             info = self._state.read()
             assert info is not None
-            started = [name for name in info.processes if name not in keep]
-            self._end_all_but({info.processes[name].pid for name in keep})
-            self._state.write(info.without(started))
+            self._end_all_but({ref.pid for ref in keep.values()})
+            self._state.write(replace(info, processes=keep))
             raise
 
     # ---- ending

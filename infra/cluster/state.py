@@ -81,10 +81,6 @@ class ClusterInfo:
         """A copy that knows one more start."""
         return replace(self, processes={**self.processes, process.name: process}, started=self.started + 1)
 
-    def without(self, names: list[str]) -> ClusterInfo:
-        """A copy without those processes."""
-        return replace(self, processes={n: p for n, p in self.processes.items() if n not in names})
-
 
 def _index(name: str) -> int:
     return int(name.rpartition("-")[2])

@@ -5,7 +5,8 @@ from __future__ import annotations
 import click
 from rich.console import Console
 
-from infra.cluster.local import LocalCluster, UpOptions
+from infra.cluster.local import LocalCluster
+from infra.cluster.plan import UpOptions
 from infra.cluster.table import cluster_table
 
 _PORT = click.IntRange(0, 65535)
