@@ -9,7 +9,6 @@ Shape suffixes: see `scorer/model/stca.py`; G is a group's events with the null 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Final
 
@@ -92,18 +91,6 @@ def plan_groups(dataset: RankingDataset, group_size: int, rng: np.random.Generat
     if rng is not None:
         groups = [groups[i] for i in rng.permutation(len(groups))]
     return groups
-
-
-def iterate_steps(
-    dataset: RankingDataset,
-    groups: list[NDArray[np.int64]],
-    lengths: NDArray[np.int64],
-    groups_per_step: int,
-    settings: FeatureSettings,
-) -> Iterator[Step]:
-    """The steps over `groups` in their order; `lengths` [R] newest events for each request."""
-    for at in range(0, len(groups), groups_per_step):
-        yield collate(dataset, groups[at : at + groups_per_step], lengths, settings)
 
 
 def collate(

@@ -7,10 +7,8 @@ from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits
 
 
-def ranking_loss(
-    logits_TA: Tensor, labels_TA: Tensor, request_T: Tensor, requests: int, listwise_weight: float
-) -> tuple[Tensor, Tensor, Tensor]:
-    """(loss, binary, listwise) with loss = binary + listwise_weight * listwise, each summed over the tasks.
+def ranking_losses(logits_TA: Tensor, labels_TA: Tensor, request_T: Tensor, requests: int) -> tuple[Tensor, Tensor]:
+    """(binary, listwise), each summed over the tasks and meant to be added with a weight.
 
     binary: the mean over a request's targets, then over the requests. listwise: the cross-entropy between the softmax
     of a request's logits and its positives in equal parts, the mean over all requests; one without a positive adds 0.
@@ -31,4 +29,4 @@ def ranking_loss(
     log_share_TA = shifted_TA - total_RA.log()[request_T]
     positives_RA = torch.zeros(requests, tasks).index_add(0, request_T, labels_TA)
     listwise = -(log_share_TA * labels_TA / positives_RA.clamp_min(1.0)[request_T]).sum() / requests
-    return binary + listwise_weight * listwise, binary, listwise
+    return binary, listwise

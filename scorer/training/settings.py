@@ -10,7 +10,7 @@ class TrainingSettings(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    epochs: int = Field(default=3, ge=1)
+    epochs: int = Field(default=2, ge=1)
     #: Requests of one user that share one encoding of their common history.
     group_size: int = Field(default=8, ge=1)
     #: Groups in an optimiser step.
@@ -30,8 +30,8 @@ class TrainingSettings(BaseModel):
     max_history: int = Field(default=1_000, ge=1)
     length_beta: tuple[float, float] = (0.5, 0.3)
     seed: int = Field(default=0, ge=0)
-    #: Threads of torch; the result depends on it in the last bits.
-    threads: int = Field(default=2, ge=1)
+    #: Threads that share a step's groups; the result depends on it in the last bits.
+    workers: int = Field(default=2, ge=1)
 
     @model_validator(mode="after")
     def _lengths_are_in_order(self) -> TrainingSettings:

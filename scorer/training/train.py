@@ -5,21 +5,24 @@ from __future__ import annotations
 import csv
 import math
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from scorer.features import FeatureSettings
 from scorer.model import STCA, ModelSettings
 from scorer.model.grouped import score_grouped
-from scorer.training.batches import Step, draw_lengths, iterate_steps, plan_groups
+from scorer.training.batches import collate, draw_lengths, plan_groups
 from scorer.training.dataset import RankingDataset
-from scorer.training.losses import ranking_loss
+from scorer.training.losses import ranking_losses
 from scorer.training.settings import TrainingSettings
+from scorer.training.workers import torch_workers
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,16 +72,17 @@ def train(
     available = dataset.history_end - dataset.history_begin
     curve: list[CurvePoint] = []
     model.train()
-    with _deterministic(settings.threads):
+    with _deterministic(), torch_workers(settings.workers) as pool:
         for epoch, groups in enumerate(epochs):
             lengths = draw_lengths(available, settings.min_history, settings.max_history, settings.length_beta, rng)
-            for step in iterate_steps(dataset, groups, lengths, settings.groups_per_step, model.features):
+            for at in range(0, len(groups), settings.groups_per_step):
                 rate = float(schedule.get_last_lr()[0])
-                loss, binary, listwise = _forward(model, step, settings)
-                if not torch.isfinite(loss):
-                    raise FloatingPointError(f"loss {loss.item()} at step {len(curve)}: lower the learning rate")
-                optimizer.zero_grad(set_to_none=True)
-                loss.backward()  # type: ignore[no-untyped-call]
+                together = groups[at : at + settings.groups_per_step]
+                requests = sum(map(len, together))
+                binary, listwise = _gradients(model, dataset, together, lengths, settings, pool)
+                loss = binary + settings.listwise_weight * listwise
+                if not math.isfinite(loss):
+                    raise FloatingPointError(f"loss {loss} at step {len(curve)}: lower the learning rate")
                 nn.utils.clip_grad_norm_(model.parameters(), settings.gradient_norm)
                 optimizer.step()
                 schedule.step()
@@ -86,10 +90,10 @@ def train(
                     CurvePoint(
                         step=len(curve),
                         epoch=epoch,
-                        requests=step.requests,
-                        loss=loss.item(),
-                        binary=binary.item(),
-                        listwise=listwise.item(),
+                        requests=requests,
+                        loss=loss,
+                        binary=binary,
+                        listwise=listwise,
                         learning_rate=rate,
                     )
                 )
@@ -114,9 +118,36 @@ def set_base_rates(model: STCA, dataset: RankingDataset) -> None:
         model.logits.bias.copy_(torch.from_numpy(np.log(rate / (1 - rate))))
 
 
-def _forward(model: STCA, step: Step, settings: TrainingSettings) -> tuple[Tensor, Tensor, Tensor]:
-    logits_PA = score_grouped(model, step.history, step.targets, step.context, step.groups)
-    return ranking_loss(logits_PA[step.slot], step.labels, step.request, step.requests, settings.listwise_weight)
+def _gradients(
+    model: STCA,
+    dataset: RankingDataset,
+    groups: list[NDArray[np.int64]],
+    lengths: NDArray[np.int64],
+    settings: TrainingSettings,
+    pool: ThreadPoolExecutor,
+) -> tuple[float, float]:
+    """Sets the parameters' gradients for one step; returns its binary and listwise loss.
+
+    Each worker takes every n-th group. Its losses are means over its own requests, so they are weighted by their
+    number; the sum over workers is in a fixed order, whichever finishes first.
+    """
+    parameters = list(model.parameters())
+    requests = sum(map(len, groups))
+
+    def share(part: list[NDArray[np.int64]]) -> tuple[float, float, tuple[Tensor, ...]]:
+        step = collate(dataset, part, lengths, model.features)
+        logits_PA = score_grouped(model, step.history, step.targets, step.context, step.groups)
+        binary, listwise = ranking_losses(logits_PA[step.slot], step.labels, step.request, step.requests)
+        weight = step.requests / requests
+        loss = weight * (binary + settings.listwise_weight * listwise)
+        gradients = torch.autograd.grad(loss, parameters)
+        return weight * binary.item(), weight * listwise.item(), gradients
+
+    parts = [groups[worker :: settings.workers] for worker in range(settings.workers)]
+    done = list(pool.map(share, [part for part in parts if part]))
+    for parameter, *gradients in zip(parameters, *(gradients for _, _, gradients in done), strict=True):
+        parameter.grad = sum(gradients[1:], start=gradients[0])
+    return sum(binary for binary, _, _ in done), sum(listwise for _, listwise, _ in done)
 
 
 def _optimizer(model: STCA, settings: TrainingSettings) -> torch.optim.Optimizer:
@@ -143,12 +174,10 @@ def _rate(step: int, total: int, settings: TrainingSettings) -> float:
 
 
 @contextmanager
-def _deterministic(threads: int) -> Iterator[None]:
-    was_threads, was_deterministic = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
-    torch.set_num_threads(threads)
+def _deterministic() -> Iterator[None]:
+    before = torch.are_deterministic_algorithms_enabled()
     torch.use_deterministic_algorithms(True)
     try:
         yield
     finally:
-        torch.set_num_threads(was_threads)
-        torch.use_deterministic_algorithms(was_deterministic)
+        torch.use_deterministic_algorithms(before)
