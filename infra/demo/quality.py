@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from infra.report.findings import Quality
 from schemas.history import History
 from schemas.v1.ranking_pb2 import RankingResponse
-from scorer.metrics import ranking_metrics
+from scorer.metrics import auc, gauc
 from scorer.training.dataset import RankingDataset
 
 #: Newest events that a scorer sees; None for all that were served.
@@ -66,14 +66,13 @@ def served_scores(dataset: RankingDataset, responses: Mapping[bytes, RankingResp
 
 def quality(name: str, cut: int | None, dataset: RankingDataset, scores: NDArray[np.float64]) -> Quality:
     """AUC and gAUC of scores [T]; only their order matters."""
-    squeezed = scores / (1 + scores.max(initial=0.0))
-    metrics = ranking_metrics(dataset.labels[:, 0], squeezed, dataset.target_offsets)
+    labels, offsets = dataset.labels[:, 0], dataset.target_offsets
     return Quality(
         scorer=name,
         history="all" if cut is None else f"{cut:,}",
         requests=len(dataset),
-        auc=metrics.auc,
-        gauc=metrics.gauc,
+        auc=auc(labels, scores),
+        gauc=gauc(labels, scores, offsets),
     )
 
 
