@@ -13,7 +13,7 @@ from schemas.topics import SNAPSHOTS, UPDATES
 #: Snapshots first: most deltas that follow are then known already.
 FOLLOWED_TOPICS: Final = (SNAPSHOTS.name, UPDATES.name)
 #: A consumer has one fetch per broker under way; partitions that join wait for it. Data end it at once.
-_FETCH_WAIT_MS: Final = 100
+_FETCH_WAIT_MS: Final = 200
 #: A snapshot of a full history, and the topic's limit, fit.
 _PARTITION_FETCH_BYTES: Final = 2 * SNAPSHOTS.max_message_bytes
 

@@ -89,6 +89,10 @@ class SequenceStore:
         """The newest events that serve, at most `max_events` and at most the capacity. Raises StoreError."""
         return self.partition_store(user_id).history(user_id, max_events)
 
+    def head_seq_no(self, user_id: int) -> int:
+        """seq_no of the newest event, 0 without history. Raises StoreError."""
+        return self.partition_store(user_id).head_seq_no(user_id)
+
     def tail(self, user_id: int, after_seq_no: int) -> ServedHistory:
         """The kept events after a number; see `reads.read_tail`. Raises StoreError."""
         return self.partition_store(user_id).tail(user_id, after_seq_no)

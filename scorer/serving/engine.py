@@ -59,6 +59,16 @@ class Engine:
         """The model version that stamps name."""
         return self.manifest.version
 
+    @property
+    def tasks(self) -> tuple[str, ...]:
+        """Columns of what `score` gives."""
+        return self.manifest.tasks
+
+    @property
+    def max_history(self) -> int:
+        """Newest events that `encode` takes."""
+        return self.manifest.max_history
+
     def encode(self, history: History, first_seq_no: int) -> EncodedHistory:
         """Events [L] numbered from `first_seq_no`, at most the manifest's `max_history`."""
         head = HistoryHead.of(history, first_seq_no)
