@@ -18,6 +18,7 @@ from schemas.v1.operations_pb2 import DeadLetter
 from streaming.dead_letters import Source, dead_letter
 from streaming.examples.accept import accept_impression, accept_response
 from streaming.examples.join import STAGE, ExampleJoin, ExampleSettings, JoinOutcome
+from streaming.flink.fresh_code import Shipped
 from streaming.flink.metrics import EXAMPLE_COUNTERS, Counters, reason_counter
 from streaming.flink.rows import message_row, wall_clock_ms
 from streaming.flink.sinks import output_type
@@ -50,7 +51,7 @@ class FlinkPendingState:
         self._pending.remove(due_ms)
 
 
-class ExampleFunction(KeyedProcessFunction):  # type: ignore[misc]
+class ExampleFunction(Shipped, KeyedProcessFunction):  # type: ignore[misc]
     """Rows of `source.record_type` in; examples out, dead letters on the side, all `sinks.output_type`."""
 
     def __init__(self, settings: ExampleSettings, limits: Limits, clock_ms: Callable[[], int] = wall_clock_ms) -> None:
@@ -86,7 +87,7 @@ class ExampleFunction(KeyedProcessFunction):  # type: ignore[misc]
 
     def on_timer(self, timestamp: int, ctx: KeyedProcessFunction.OnTimerContext) -> Iterator[object]:
         """Flink's hook: a label time has come."""
-        user_id = int(ctx.get_current_key()[0])
+        user_id = int(ctx.get_current_key())
         outcome = self._join.on_timer(self._state, user_id, timestamp, self._clock_ms())
         self._count(outcome)
         for example in outcome.examples:

@@ -15,6 +15,7 @@ from schemas.partitioner import user_key
 from schemas.reasons import Rejected
 from schemas.topics import EVENTS
 from streaming.dead_letters import Source, dead_letter
+from streaming.flink.fresh_code import Shipped
 from streaming.flink.metrics import SEQUENCE_COUNTERS, Counters, reason_counter
 from streaming.flink.rows import message_row, wall_clock_ms
 from streaming.flink.sinks import output_type
@@ -58,7 +59,7 @@ class FlinkUserState:
         self._chunks.remove(number)
 
 
-class SequenceFunction(KeyedProcessFunction):  # type: ignore[misc]
+class SequenceFunction(Shipped, KeyedProcessFunction):  # type: ignore[misc]
     """Rows of `source.record_type` in; updates out, snapshots and dead letters on the side, all `sinks.output_type`."""
 
     def __init__(self, settings: SequenceSettings, limits: Limits, clock_ms: Callable[[], int] = wall_clock_ms) -> None:
@@ -96,7 +97,7 @@ class SequenceFunction(KeyedProcessFunction):  # type: ignore[misc]
 
     def on_timer(self, timestamp: int, ctx: KeyedProcessFunction.OnTimerContext) -> Iterator[object]:
         """Flink's hook: the time for a snapshot may have come."""
-        user_id = int(ctx.get_current_key()[0])
+        user_id = int(ctx.get_current_key())
         outcome = self._step.on_timer(self._state, user_id, timestamp)
         yield from self._emit(outcome, user_key(user_id), ctx)
 

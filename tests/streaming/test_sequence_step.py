@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from sequence_oracle import DictState, Oracle
 
-from schemas.digest import extend_digest, make_epoch, origin_digest
-from schemas.history import encode_event
+from schemas.digest import make_epoch
 from schemas.packing import unpack_history
 from schemas.v1.behaviour_pb2 import BehaviourEvent, Erase, Interaction
 from schemas.v1.sequence_pb2 import SequenceSnapshot, SequenceUpdate
@@ -20,66 +19,6 @@ from streaming.sequence.step import Outcome, SequenceSettings, SequenceStep
 
 USER = 77
 GENERATION = 3
-
-
-@dataclass
-class DictState:
-    """One user's state, and what it cost."""
-
-    header: bytes | None = None
-    chunks: dict[int, bytes] = field(default_factory=dict)
-    touched_chunks: int = 0
-
-    def get_header(self) -> bytes | None:
-        return self.header
-
-    def put_header(self, header: bytes) -> None:
-        self.header = header
-
-    def get_chunks(self, numbers: range) -> Iterable[bytes | None]:
-        return [self.chunks.get(number) for number in numbers]
-
-    def put_chunk(self, number: int, chunk: bytes) -> None:
-        assert number not in self.chunks, "a full chunk is never rewritten"
-        self.touched_chunks += 1
-        self.chunks[number] = chunk
-
-    def remove_chunk(self, number: int) -> None:
-        self.touched_chunks += 1
-        del self.chunks[number]
-
-
-@dataclass
-class Oracle:
-    """What the contracts say, without any economy."""
-
-    rules: SequenceSettings
-    resets: int = 0
-    ids: list[bytes] = field(default_factory=list)
-    events: list[bytes] = field(default_factory=list)
-
-    @property
-    def epoch(self) -> int:
-        return make_epoch(GENERATION, self.resets)
-
-    def digest(self, seq_no: int) -> int:
-        digest = origin_digest(USER, self.epoch)
-        for encoded in self.events[:seq_no]:
-            digest = extend_digest(digest, encoded)
-        return digest
-
-    def take(self, event: BehaviourEvent) -> str:
-        if event.event_id in self.ids[-self.rules.dedupe_window_events :]:
-            return "duplicate"
-        if event.HasField("erase"):
-            self.resets, self.ids, self.events = self.resets + 1, [event.event_id], []
-            return "erased"
-        self.ids.append(event.event_id)
-        self.events.append(encode_event(event.event_time_ms, event.interaction))
-        return "accepted"
-
-    def first_seq_no(self) -> int:
-        return max(1, len(self.events) - self.rules.kept_events + 1)
 
 
 def rules(**changes: int | float) -> SequenceSettings:
@@ -162,7 +101,7 @@ class World:
     updates: list[bytes] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        self.oracle = Oracle(self.rules)
+        self.oracle = Oracle(USER, self.rules)
         self.step = SequenceStep(self.rules)
         #: When the oldest uncovered update was written; None when all are covered.
         self.uncovered_since: int | None = None
