@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Final
 
 from infra.cluster.flink import Flink, client_environment, distribution
+from infra.cluster.interpreters import refresh_interpreters
 from infra.cluster.local import LocalCluster
 from infra.errors import InfraError
 from infra.home import cache_dir
@@ -174,13 +175,18 @@ def prepare(words: Sequence[str], environment: Mapping[str, str]) -> tuple[list[
     Raises:
         InfraError: no cluster is named and none runs in the home; no Java, no jars, no job file.
     """
+    packed: list[Path] = []
+
+    def pack(job: Path) -> Path:
+        packed.append(pack_modules(package_root(job), cache_dir() / "shipped"))
+        return packed[-1]
+
     options = parse_run(words[1:]) if words else RunCommand(options=(), program=None, arguments=())
     named = "FLINK_CONF_DIR" in environment or options.has(_NAMES_A_CLUSTER)
-    connector: Path | None = None
     if named or not words or _NEEDS_NO_CLUSTER & {*words[:2]}:
         env = client_environment(find_java_home(), logs=cache_dir() / "flink-client-logs")
-        if words[:1] == ["run"]:
-            connector = classpath("flink-lib")[0]
+        connector = classpath("flink-lib")[0] if words[:1] == ["run"] else None
+        arguments = rewrite(words, pack=pack, python=sys.executable, connector=connector)
     else:
         cluster = LocalCluster()
         try:
@@ -188,12 +194,9 @@ def prepare(words: Sequence[str], environment: Mapping[str, str]) -> tuple[list[
         except InfraError as error:
             raise InfraError(f"{error}, or name another with -m HOST:PORT or FLINK_CONF_DIR") from error
         env = Flink(cluster.home / "flink", info.logs, find_java_home()).environment()
-    arguments = rewrite(
-        words,
-        pack=lambda job: pack_modules(package_root(job), cache_dir() / "shipped"),
-        python=sys.executable,
-        connector=connector,
-    )
+        arguments = rewrite(words, pack=pack, python=sys.executable, connector=None)
+        if packed and (restarted := refresh_interpreters(cluster, packed[0].name)):
+            sys.stderr.write(f"flink: {', '.join(restarted)} restarted, for the job's modules have changed\n")
     return ["bash", str(distribution() / "bin" / "flink"), *arguments], env
 
 

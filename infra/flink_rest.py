@@ -76,6 +76,11 @@ class FlinkRest:
         """The resource ids of the registered TaskManagers; a killed one stays until its heartbeat is missed."""
         return [str(entry["id"]) for entry in self._object("GET", "/taskmanagers")["taskmanagers"]]
 
+    def idle_taskmanager_ids(self) -> list[str]:
+        """Those that have all their slots free."""
+        entries = self._object("GET", "/taskmanagers")["taskmanagers"]
+        return [str(entry["id"]) for entry in entries if entry["freeSlots"] == entry["slotsNumber"]]
+
     # ---- jobs
 
     def jobs(self) -> list[Job]:

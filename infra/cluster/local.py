@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import signal
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -224,29 +224,29 @@ class LocalCluster:
             psutil.wait_procs([process], timeout=30)
         reap()
 
-    def restart(self, name: str, *, timeout_s: float = 120.0) -> ClusterInfo:
-        """Start one process again under its old ports (ending it first if it still runs), and wait until it is well.
+    def restart(self, *names: str, timeout_s: float = 120.0) -> ClusterInfo:
+        """Start processes again under their old ports (ending them first if they run), and wait until they are well.
 
-        The other processes may be dead meanwhile: only this one is waited for.
+        Others may be dead meanwhile: only these are waited for. A JobManager comes back without its jobs.
 
         Raises:
             InfraError: there is none of that name, it died again, or was not well in time.
         """
         with self._state.lock():
             info = self._state.read()
-            if info is None or name not in info.processes:
-                raise InfraError(f"{self.home} has no process {name!r} to restart")
-            if process := info.processes[name].find():
-                end([process], term_wait_s=_TERM_WAIT_S)
+            unknown = [name for name in names if info is None or name not in info.processes]
+            if info is None or unknown:
+                raise InfraError(f"{self.home} has no process {', '.join(unknown)} to restart")
+            end([p for name in names if (p := info.processes[name].find())], term_wait_s=_TERM_WAIT_S)
             reap()
-            info = self._start(info, [name])
-            ids = {info.processes[name].resource_id} if name in info.taskmanagers else set()
-            check = (
-                (lambda: broker_problem(info.bootstrap))
-                if name == BROKER
-                else (lambda: flink_problem(info.rest_url, ids))
-            )
-            wait_healthy({name: check}, {name: info.processes[name]}, timeout_s=timeout_s)
+            info = self._start(info, list(names))
+            ids = {info.processes[name].resource_id for name in names if name in info.taskmanagers}
+            checks: dict[str, Callable[[], str | None]] = {}
+            if BROKER in names:
+                checks[BROKER] = lambda: broker_problem(info.bootstrap)
+            if JOBMANAGER in names or ids:
+                checks["flink"] = lambda: flink_problem(info.rest_url, ids)
+            wait_healthy(checks, {name: info.processes[name] for name in names}, timeout_s=timeout_s)
             return info
 
     @staticmethod
