@@ -136,7 +136,7 @@ class Setup:
         """The environment's Python, or "" if it does not run."""
         code = "import sys, pip; print('.'.join(map(str, sys.version_info[:3])), sys.prefix)"
         try:
-            said = subprocess.run([self.python, "-c", code], capture_output=True, text=True)
+            said = subprocess.run([self.python, "-I", "-c", code], capture_output=True, text=True)
         except OSError:
             return ""
         version, _, prefix = said.stdout.strip().partition(" ")
