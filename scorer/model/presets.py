@@ -20,7 +20,7 @@ class ModelSettings:
     #: Hidden width of a SwiGLU FFN in multiples of d.
     ffn_ratio: int = 2
     #: The same in the final fusion and the ranking head.
-    head_ratio: int = 2
+    head_ratio: int = 1
     #: Width of the trained id tables; a projection lifts it to d.
     table_dim: int
     #: RankMixer blocks in the ranking head.
@@ -33,10 +33,10 @@ class ModelSettings:
 
 #: Heads of 64 on the larger ones: attention kernels of a GPU run at a third of their speed at 32.
 PRESETS: Final = {
-    "tiny": ModelSettings(d=64, layers=2, heads=2, head_dim=64, head_ratio=1, table_dim=16),
+    "tiny": ModelSettings(d=64, layers=2, heads=2, head_dim=64, table_dim=16),
     "6m": ModelSettings(d=256, layers=4, heads=4, head_dim=64, table_dim=32),
     "23m": ModelSettings(d=512, layers=4, heads=8, head_dim=64, table_dim=64),
-    "133m": ModelSettings(d=1024, layers=6, heads=16, head_dim=64, table_dim=64, mixer_blocks=2),
+    "133m": ModelSettings(d=1024, layers=6, heads=16, head_dim=64, table_dim=64),
 }
 
 

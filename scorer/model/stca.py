@@ -56,6 +56,8 @@ class CrossAttention(nn.Module):
         self.query = nn.Linear(settings.d, width, bias=False)
         self.query_terms = nn.Linear(settings.d, settings.heads * terms)
         self.out = nn.Linear(width, settings.d, bias=False)
+        # Unit variance out of LayerNorm's unit variance: a match stands out from the first step.
+        nn.init.normal_(self.key.weight, std=settings.d**-0.5)
         self.query.weight.data.copy_(self.key.weight)
         nn.init.normal_(self.query_terms.weight, std=0.01)
         nn.init.zeros_(self.query_terms.bias)
