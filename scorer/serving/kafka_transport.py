@@ -38,7 +38,9 @@ class KafkaIntake:
         self._failed_commits: list[KafkaError] = []
 
     def join(self, listener: Rebalanced) -> None:
-        """See `Intake`."""
+        """See `Intake`. Raises TransportError: the topic does not exist."""
+        if not self._consumer.partitions_for_topic(REQUESTS.name):
+            raise TransportError(f"topic {REQUESTS.name} does not exist; create it with `longrank topics apply`")
         self._consumer.subscribe([REQUESTS.name], listener=_Listener(self._consumer, listener))
 
     def poll(self, timeout_ms: int, max_records: int) -> Sequence[Arrival]:

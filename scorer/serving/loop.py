@@ -122,6 +122,7 @@ class ScorerLoop:
                 self._score()
                 self._pass_heartbeats()
             self._settle()
+            self._steer()
             self._metrics.ready.set(self._desk.ready)
             self._metrics.parked.set(self._desk.parked)
 
@@ -173,8 +174,11 @@ class ScorerLoop:
             )
         self._metrics.partitions.labels("assigned").set(len(assigned))
         self._metrics.partitions.labels("serving").set(len(serving))
+
+    def _steer(self) -> None:
+        """Only partitions that serve are delivered, and none while too much is pending."""
         full = self._desk.ready + self._desk.parked >= self._settings.max_pending
-        delivering: frozenset[int] = frozenset() if full else serving
+        delivering: frozenset[int] = frozenset() if full else self._serving
         if delivering != self._delivering:
             self._intake.deliver(delivering)
             self._delivering = delivering

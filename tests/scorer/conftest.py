@@ -1,10 +1,15 @@
-"""A double of the sequence job: the truth about some users, and any record that the real job would write of it."""
+"""Doubles of the sequence job and of its two topics: the truth about some users, any record that the real job would
+write of it, and a log that is read as Kafka is."""
 
 from __future__ import annotations
 
+from collections import defaultdict
 from dataclasses import dataclass, field
+from types import SimpleNamespace
 
 import pytest
+from kafka import TopicPartition
+from kafka.errors import OffsetOutOfRangeError
 
 from schemas import SCHEMA_VERSION
 from schemas.digest import DIGEST_VERSION, chain_digests, make_epoch, origin_digest
@@ -116,6 +121,74 @@ class JobDouble:
         return self.record(SNAPSHOTS.name, chain.user_id, message.SerializeToString())
 
 
+class SequenceLog:
+    """Both topics as lists by offset, with a beginning; None is a transaction marker, or was compacted away."""
+
+    def __init__(self) -> None:
+        self.records: dict[TopicPartition, list[StoreRecord | None]] = defaultdict(list)
+        self.oldest: dict[TopicPartition, int] = defaultdict(int)
+        self.ids = {UPDATES.name: "u1", SNAPSHOTS.name: "s1"}
+
+    def source(self) -> MemorySource:
+        """A reader of it."""
+        return MemorySource(self)
+
+    def add(self, *records: StoreRecord) -> None:
+        for record in records:
+            log = self.records[TopicPartition(record.topic, record.partition)]
+            log.append(StoreRecord(record.topic, record.partition, len(log), 0, record.key, record.value))
+
+
+class MemorySource:
+    """Reads a `SequenceLog` as a KafkaConsumer would; notes what it handed out."""
+
+    def __init__(self, log: SequenceLog) -> None:
+        self.log = log
+        self.positions: dict[TopicPartition, int] = {}
+        self.paused: set[TopicPartition] = set()
+        self.handed_out: list[tuple[str, int]] = []
+
+    def topic_ids(self):
+        return dict(self.log.ids)
+
+    def bounds(self, partitions):
+        return {place: (self.log.oldest[place], len(self.log.records[place])) for place in partitions}
+
+    def assign(self, positions):
+        self.positions = dict(positions)
+        self.paused &= positions.keys()
+
+    def pause(self, partition):
+        assert partition in self.positions
+        self.paused.add(partition)
+
+    def resume(self, partition):
+        assert partition in self.positions
+        self.paused.discard(partition)
+
+    def poll(self, timeout_ms, max_records):  # noqa: ARG002 - there is nothing to wait for
+        batches: dict[TopicPartition, list[SimpleNamespace]] = {}
+        for place, position in self.positions.items():
+            if position < self.log.oldest[place] or position > len(self.log.records[place]):
+                raise OffsetOutOfRangeError({place: position})
+            while place not in self.paused and max_records and self.positions[place] < len(self.log.records[place]):
+                record = self.log.records[place][self.positions[place]]
+                self.positions[place] += 1
+                if record is not None:
+                    max_records -= 1
+                    self.handed_out.append((place.topic, record.offset))
+                    batches.setdefault(place, []).append(
+                        SimpleNamespace(offset=record.offset, timestamp=0, key=record.key, value=record.value)
+                    )
+        return batches
+
+    def position(self, partition):
+        return self.positions[partition]
+
+    def close(self):
+        pass
+
+
 @pytest.fixture
 def job() -> JobDouble:
     """A fresh double."""
@@ -126,3 +199,15 @@ def job() -> JobDouble:
 def make_job() -> type[JobDouble]:
     """For property tests, which make one per example."""
     return JobDouble
+
+
+@pytest.fixture
+def log() -> SequenceLog:
+    """An empty one."""
+    return SequenceLog()
+
+
+@pytest.fixture(scope="session")
+def make_log() -> type[SequenceLog]:
+    """For property tests, which make one per example."""
+    return SequenceLog

@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import logging
-from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from kafka import TopicPartition
-from kafka.errors import OffsetOutOfRangeError
 
 from schemas.partitioner import partition_of, user_key
 from schemas.topics import HEARTBEAT_KEY, PARTITIONS, SNAPSHOTS, UPDATES
@@ -24,77 +21,8 @@ HOME = 0
 USERS = [user for user in range(1, 400) if partition_of(user_key(user), PARTITIONS) == HOME]
 
 
-class Log:
-    """Both topics as lists by offset, with a beginning; None is a transaction marker, or was compacted away."""
-
-    def __init__(self) -> None:
-        self.records: dict[TopicPartition, list[StoreRecord | None]] = defaultdict(list)
-        self.oldest: dict[TopicPartition, int] = defaultdict(int)
-        self.ids = {UPDATES.name: "u1", SNAPSHOTS.name: "s1"}
-
-    def add(self, *records: StoreRecord) -> None:
-        for record in records:
-            log = self.records[TopicPartition(record.topic, record.partition)]
-            log.append(StoreRecord(record.topic, record.partition, len(log), 0, record.key, record.value))
-
-
-class MemorySource:
-    """Reads a `Log` as a KafkaConsumer would; notes what it handed out."""
-
-    def __init__(self, log: Log) -> None:
-        self.log = log
-        self.positions: dict[TopicPartition, int] = {}
-        self.paused: set[TopicPartition] = set()
-        self.handed_out: list[tuple[str, int]] = []
-
-    def topic_ids(self):
-        return dict(self.log.ids)
-
-    def bounds(self, partitions):
-        return {place: (self.log.oldest[place], len(self.log.records[place])) for place in partitions}
-
-    def assign(self, positions):
-        self.positions = dict(positions)
-        self.paused &= positions.keys()
-
-    def pause(self, partition):
-        assert partition in self.positions
-        self.paused.add(partition)
-
-    def resume(self, partition):
-        assert partition in self.positions
-        self.paused.discard(partition)
-
-    def poll(self, timeout_ms, max_records):  # noqa: ARG002 - there is nothing to wait for
-        batches: dict[TopicPartition, list[SimpleNamespace]] = {}
-        for place, position in self.positions.items():
-            if position < self.log.oldest[place] or position > len(self.log.records[place]):
-                raise OffsetOutOfRangeError({place: position})
-            while place not in self.paused and max_records and self.positions[place] < len(self.log.records[place]):
-                record = self.log.records[place][self.positions[place]]
-                self.positions[place] += 1
-                if record is not None:
-                    max_records -= 1
-                    self.handed_out.append((place.topic, record.offset))
-                    batches.setdefault(place, []).append(
-                        SimpleNamespace(offset=record.offset, timestamp=0, key=record.key, value=record.value)
-                    )
-        return batches
-
-    def position(self, partition):
-        return self.positions[partition]
-
-    def close(self):
-        pass
-
-
 def refuse_none(refused):
     raise AssertionError(f"refused: {[str(entry.rejected) for entry in refused]}")
-
-
-@pytest.fixture
-def log() -> Log:
-    return Log()
 
 
 @pytest.fixture
@@ -103,8 +31,8 @@ def store(tmp_path: Path) -> Iterator[SequenceStore]:
         yield store
 
 
-def follow(log: Log, store: SequenceStore, *partitions: int, **options) -> Follower:
-    follower = Follower(MemorySource(log), store, options.pop("on_refused", refuse_none), **options)
+def follow(log, store: SequenceStore, *partitions: int, **options) -> Follower:
+    follower = Follower(log.source(), store, options.pop("on_refused", refuse_none), **options)
     follower.follow(partitions or (HOME,))
     return follower
 
@@ -136,7 +64,7 @@ def test_a_restore_takes_all_snapshots_then_the_updates_then_both(log, store, jo
 
 
 def test_an_empty_partition_is_caught_up_at_once(log, store):
-    follower = Follower(MemorySource(log), store, refuse_none)
+    follower = Follower(log.source(), store, refuse_none)
     assert follower.follow([HOME, 1]).caught_up == {HOME, 1}
     assert follower.poll(0).records == 0
 
@@ -205,7 +133,7 @@ def test_a_partition_whose_log_is_another_is_rebuilt_loudly(log, store, job, cap
     else:
         log.records[updates].clear()
         log.add(*(job.update(new, n) for n in range(1, 6)))
-    follower = Follower(MemorySource(log), store, refuse_none)
+    follower = Follower(log.source(), store, refuse_none)
     with caplog.at_level(logging.WARNING):
         assert follower.follow([HOME]).rebuilt == {HOME}
     assert "rebuilt from Kafka" in caplog.text
@@ -278,8 +206,8 @@ def test_one_key_alone_can_be_followed(log, store, job):
     st.integers(1, 9),
 )
 @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-def test_any_interleaving_with_restarts_ends_at_the_truth(tmp_path_factory, make_job, program, max_records):
-    job, log = make_job(), Log()
+def test_any_interleaving_with_restarts_ends_at_the_truth(tmp_path_factory, make_job, make_log, program, max_records):
+    job, log = make_job(), make_log()
     chains = [job.chain(user) for user in USERS[:3]]
     heads = [0, 0, 0]
     with SequenceStore(tmp_path_factory.mktemp("store")) as store:
