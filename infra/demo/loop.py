@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -68,7 +69,8 @@ class Loop:
     retrained: str
     retrain: dict[str, Any]
     verify: dict[str, Any]
-    cut_ms: int
+    #: Where in log time the replay paused for the retrain; requests from then on met the retrained model.
+    pause_ms: int
 
     @property
     def registry(self) -> Path:
@@ -114,6 +116,8 @@ def run_loop(log: BehaviourLog, settings: DemoSettings, steps: Steps) -> Iterato
             cluster = LocalCluster(home)
             stack.callback(cluster.down)
             info = cluster.up(UpOptions(taskmanagers=2), fresh=True)
+            for left in ("registry", "store", "retrain"):
+                shutil.rmtree(home / left, ignore_errors=True)
             apply_topics(info.bootstrap, replay=True)
             rest = FlinkRest(info.rest_url)
             _longrank(home, "bundle", "init", "--preset", "tiny", "--registry", str(home / "registry"))
@@ -137,13 +141,15 @@ def run_loop(log: BehaviourLog, settings: DemoSettings, steps: Steps) -> Iterato
         )
         driver = ReplayDriver(application, info.bootstrap)
         stack.callback(driver.close)
-        cut_ms = int(log.request_time_ms[int(len(log.request_time_ms) * settings.retrain_after)])
+        pause_ms = int(log.request_time_ms[int(len(log.request_time_ms) * settings.retrain_after)])
         label_window_ms = example_config.label_window_ms
         with steps.step("replay"), progress_bar() as progress:
-            driver.run(until_ms=cut_ms - 1, progress=progress)
-            driver.heartbeat(cut_ms + label_window_ms, window_ms)
+            driver.run(until_ms=pause_ms - 1, progress=progress)
+            driver.heartbeat(pause_ms, window_ms)
         with steps.step("examples"):
-            _wait_examples(info.bootstrap, application.counts.impressions)
+            # Requests whose label window has closed by now.
+            cut_ms = pause_ms - label_window_ms
+            _wait_examples(info.bootstrap, int(np.searchsorted(log.request_time_ms, cut_ms)))
         with steps.step("retrain"):
             command = ["retrain", "--home", str(home), "--bootstrap", info.bootstrap, "--cut-ms", str(cut_ms), "--json"]
             retrain = json.loads(_longrank(home, *command).splitlines()[-1])
@@ -171,13 +177,13 @@ def run_loop(log: BehaviourLog, settings: DemoSettings, steps: Steps) -> Iterato
             retrained=retrain["version"],
             retrain=retrain,
             verify=json.loads(verdict.splitlines()[-1]),
-            cut_ms=cut_ms,
+            pause_ms=pause_ms,
         )
 
 
 def _submit(home: Path, bootstrap: str, rest: FlinkRest, job: str, config: Path) -> str:
     argv = ["run", "-d", f"streaming/{job}", "--config", str(config), "--bootstrap", bootstrap]
-    output = _run(home, [sys.executable, "-m", "infra.flink_launcher", *argv], (0,))
+    output = _run(home, [_script("flink"), *argv], (0,))
     marker = "JobID "
     if marker not in output:
         raise InfraError(f"flink run streaming/{job} named no job: {output[-500:]}")
@@ -186,8 +192,13 @@ def _submit(home: Path, bootstrap: str, rest: FlinkRest, job: str, config: Path)
     return job_id
 
 
+def _script(name: str) -> str:
+    """A console script of the environment that this runs in."""
+    return str(Path(sys.executable).with_name(name))
+
+
 def _longrank(home: Path, *arguments: str, accept: tuple[int, ...] = (0,)) -> str:
-    return _run(home, [sys.executable, "-m", "infra.cli", *arguments], accept)
+    return _run(home, [_script("longrank"), *arguments], accept)
 
 
 def _run(home: Path, argv: list[str], accept: tuple[int, ...]) -> str:
@@ -202,7 +213,7 @@ def _run(home: Path, argv: list[str], accept: tuple[int, ...]) -> str:
         check=False,
     )
     if done.returncode not in accept:
-        raise InfraError(f"{' '.join(argv[2:])} ended with {done.returncode}:\n{done.stdout[-2000:]}")
+        raise InfraError(f"{' '.join(argv)} ended with {done.returncode}:\n{done.stdout[-2000:]}")
     return done.stdout
 
 

@@ -130,8 +130,8 @@ def _scoring(engine: Engine) -> Score:
 
 
 def _later_requests(loop: Loop) -> RankingDataset:
-    """The requests after the retrain's cut, each with the history that its stamp names."""
-    cut = take_examples(read_bounded(loop.bootstrap, EXAMPLES.name), {}, loop.cut_ms, 1 << 62)
+    """The requests after the pause for the retrain, each with the history that its stamp names."""
+    cut = take_examples(read_bounded(loop.bootstrap, EXAMPLES.name), {}, loop.pause_ms, 1 << 62)
     with SequenceStore(loop.trainer_store) as store:
         follow_to_end(loop.bootstrap, store, range(PARTITIONS))
 
