@@ -17,7 +17,8 @@ from typing import Any, Final
 import numpy as np
 from rich.console import Console
 
-from infra.cluster.local import LocalCluster, UpOptions
+from infra.cluster.local import LocalCluster
+from infra.cluster.plan import UpOptions
 from infra.demo.scorer_process import ScorerProcess
 from infra.errors import InfraError
 from infra.flink_rest import FlinkRest
