@@ -12,12 +12,13 @@ from pyflink.datastream import StreamExecutionEnvironment
 from pyflink.table import StreamTableEnvironment
 
 from schemas.topics import DEAD_LETTER_TOPICS, EXAMPLES, IMPRESSIONS, RESPONSES
-from streaming.config import ExampleJobConfig, SinkSection
+from streaming.config import ExampleJobConfig
 from streaming.flink.environment import job_environment, parse_arguments
 from streaming.flink.example_function import TOPICS, ExampleFunction, dead_letter_tag
 from streaming.flink.internals import side_output
 from streaming.flink.sinks import output_type, write
 from streaming.flink.source import keyed_records
+from streaming.sections import SinkSection
 
 
 def build(environment: StreamExecutionEnvironment, config: ExampleJobConfig) -> None:

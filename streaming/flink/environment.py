@@ -11,7 +11,8 @@ from typing import NoReturn, TypeVar
 from pyflink.common import Configuration
 from pyflink.datastream import StreamExecutionEnvironment
 
-from streaming.config import ConfigError, JobConfig, JobSection, load_config
+from streaming.config import ConfigError, JobConfig, load_config
+from streaming.sections import JobSection
 
 C = TypeVar("C", bound=JobConfig)
 
@@ -27,6 +28,11 @@ def job_environment(job: JobSection) -> StreamExecutionEnvironment:
         "execution.checkpointing.interval": f"{job.checkpoint_interval_ms} ms",
         "execution.checkpointing.timeout": f"{job.checkpoint_timeout_ms} ms",
         "execution.checkpointing.externalized-checkpoint-retention": "RETAIN_ON_CANCELLATION",
+        "restart-strategy.type": "exponential-delay",
+        "restart-strategy.exponential-delay.initial-backoff": "1 s",
+        "restart-strategy.exponential-delay.max-backoff": f"{job.restart_max_delay_ms} ms",
+        "restart-strategy.exponential-delay.backoff-multiplier": "2.0",
+        "restart-strategy.exponential-delay.attempts-before-reset-backoff": str(job.restart_attempts),
         "execution.buffer-timeout.interval": f"{job.buffer_timeout_ms} ms",
         "pipeline.max-parallelism": str(job.max_parallelism),
         "pipeline.auto-generate-uids": "false",

@@ -43,7 +43,9 @@ def load(wanted: str, pickled: bytes) -> object:
     # Tasks of one process unpickle at the same time.
     lock: threading.Lock = sys.__dict__.setdefault("_longrank_code_lock", threading.Lock())
     with lock:
-        if getattr(sys.modules.get(PACKAGES[-1]), _MARK, None) != wanted:
+        loaded = sys.modules.get(PACKAGES[-1])
+        # The same code, and its files still there: another job's may have been cleaned away before all was imported.
+        if getattr(loaded, _MARK, None) != wanted or not Path(str(getattr(loaded, "__file__", ""))).is_file():
             _replace_modules(wanted)
         try:
             shipped_type, attributes = pickle.loads(pickled)

@@ -9,7 +9,7 @@ from pyflink.datastream.connectors.base import DeliveryGuarantee
 from pyflink.datastream.connectors.kafka import KafkaRecordSerializationSchema, KafkaSink, KafkaSinkBuilder
 
 from schemas.topics import Topic
-from streaming.config import KafkaSection, SinkSection, TransactionalSinkSection
+from streaming.sections import KafkaSection, SinkSection, TransactionalSinkSection
 
 
 def output_type() -> TypeInformation:

@@ -14,8 +14,8 @@ from pyflink.datastream import DataStream, KeyedStream
 from pyflink.table import StreamTableEnvironment
 
 from schemas.topics import HEARTBEAT_KEY, Topic
-from streaming.config import KafkaSection, WatermarkSection
 from streaming.flink.internals import keyed_by_first_field, set_source_uids
+from streaming.sections import KafkaSection, WatermarkSection
 
 #: Records without a user's key go here, to be refused by the process function; users count from 1.
 NO_USER: Final = 0

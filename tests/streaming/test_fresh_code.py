@@ -78,6 +78,25 @@ def test_the_old_code_may_be_gone(versions: tuple[Path, Path]) -> None:
     assert done.stdout.splitlines() == ["1", "2 kept 1"]
 
 
+def test_the_same_code_may_be_gone_before_all_of_it_was_imported(versions: tuple[Path, Path]) -> None:
+    one, _ = versions
+    (one / "streaming" / "other.py").touch()
+    shutil.copytree(one, one.with_name("copy"))
+    path = pickled(one)
+    script = f"""
+import pickle, shutil, sys
+from pathlib import Path
+content = Path(sys.argv[1]).read_bytes()
+print(pickle.loads(content).version())
+shutil.rmtree({str(one)!r})
+print(pickle.loads(content).version())
+import streaming.other
+"""
+    done = run(script, [one, one.with_name("copy")], path)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines() == ["1", "1"]
+
+
 def test_missing_code_is_refused(versions: tuple[Path, Path]) -> None:
     one, two = versions
     path = pickled(two)

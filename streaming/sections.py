@@ -1,0 +1,128 @@
+"""The sections of the jobs' configuration: immutable, unknown keys are errors, every unit is in the field's name.
+
+Defaults stand here; the shipped YAML files spell them out.
+"""
+
+from __future__ import annotations
+
+from dataclasses import fields
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, create_model, model_validator
+
+from schemas.limits import Limits
+from schemas.topics import UPDATES
+
+Count = Annotated[int, Field(ge=1)]
+Name = Annotated[str, Field(min_length=1)]
+Milliseconds = Annotated[int, Field(ge=0)]
+PositiveMilliseconds = Annotated[int, Field(ge=1)]
+
+
+class Section(BaseModel):
+    """A part of a configuration: immutable, and unknown keys are errors."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+# Field by field what `schemas.limits.Limits` has, so that the two cannot drift apart.
+_limit_fields: dict[str, Any] = {field.name: (int, field.default) for field in fields(Limits)}
+LimitsSection: Any = create_model("LimitsSection", __base__=Section, __module__=__name__, **_limit_fields)
+
+
+class JobSection(Section):
+    """How Flink runs the graph."""
+
+    name: Name
+    #: None: what `flink run -p` or the cluster says.
+    parallelism: Count | None = None
+    #: The number of key groups: a job's state can never be spread wider. Fixed once there is state.
+    max_parallelism: Count = 128
+    checkpoint_interval_ms: PositiveMilliseconds = 10_000
+    checkpoint_timeout_ms: PositiveMilliseconds = 600_000
+    #: How long a record may wait for company on its way between operators.
+    buffer_timeout_ms: Milliseconds = 5
+    #: Failures in a row before the job ends as FAILED, where it is seen: offsets that are gone do not come back.
+    restart_attempts: Count = 10
+    #: The pause before a restart doubles from 1 s up to this; all pauses together outlast a lost TaskManager's return.
+    restart_max_delay_ms: Annotated[int, Field(ge=1_000)] = 30_000
+
+
+class KafkaSection(Section):
+    """The brokers, and how sources and sinks talk to them."""
+
+    bootstrap: Name = "localhost:9092"
+    #: Whose committed offsets the job starts from.
+    group_id: Name
+    #: Client properties of sources and sinks alike (security.protocol, sasl.*, ssl.*).
+    properties: dict[str, str] = {}
+
+
+class WatermarkSection(Section):
+    """Event time of the sources, per partition."""
+
+    #: How far behind the newest record's timestamp the watermark stays; SQL's intervals have three digits of days.
+    out_of_orderness_ms: Annotated[int, Field(ge=0, lt=1_000 * 86_400_000)] = 5_000
+    #: A partition silent for so long no longer holds the watermark back; 0: it does for ever (heartbeats move it).
+    idle_timeout_ms: Milliseconds = 60_000
+
+
+class SinkSection(Section):
+    """The producers."""
+
+    linger_ms: Milliseconds = 0
+    #: gzip is the one that both Flink's connector jar and the locked Python packages bring; the jar has lz4 too.
+    compression: Literal["none", "gzip", "lz4"] = "gzip"
+
+
+class TransactionalSinkSection(SinkSection):
+    """The producer of the examples."""
+
+    #: Unique to the job within the Kafka cluster and the same for ever: it names the transactions to finish or abort.
+    transactional_id_prefix: Name = "longrank.example-job"
+    #: Above checkpoint interval and the longest restart; the broker's transaction.max.timeout.ms must allow it.
+    transaction_timeout_ms: PositiveMilliseconds = 3_600_000
+
+
+class SequenceSection(Section):
+    """The rules of the sequences; they change only across stop-with-savepoint."""
+
+    #: Raise it when the job starts without its old state.
+    generation: Annotated[int, Field(ge=1, lt=1 << 31)] = 1
+    capacity: Count = 10_000
+    as_of_events: Annotated[int, Field(ge=0)] = 4_000
+
+
+class DedupeSection(Section):
+    """Duplicates are found among each user's last accepted events."""
+
+    window_events: Annotated[int, Field(ge=1, le=65_535)] = 256
+
+
+class SnapshotSection(Section):
+    """When a whole history is written again."""
+
+    every_events: Count = 1_000
+    max_age_ms: PositiveMilliseconds = 86_400_000
+    jitter: Annotated[float, Field(ge=0, le=1)] = 0.5
+
+    @model_validator(mode="after")
+    def _before_the_updates_expire(self) -> Self:
+        if self.max_age_ms > UPDATES.retention_ms // 3:
+            raise ValueError(f"max_age_ms is above {UPDATES.retention_ms // 3}, a third of the updates' retention")
+        return self
+
+
+class StateSection(Section):
+    """The layout of the keyed state."""
+
+    #: Events in a chunk; a user keeps what it was when the user's epoch began.
+    chunk_events: Annotated[int, Field(ge=1, le=65_535)] = 64
+
+
+class LabelSection(Section):
+    """One task's label."""
+
+    task: Name
+    #: Action codes of which one makes the item positive.
+    actions: Literal["any"] | frozenset[int] = "any"
