@@ -7,7 +7,7 @@ import sys
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from schemas.history import HAS_DURATION, HAS_GROUP, HAS_WATCH, HISTORY_DTYPE, History
@@ -29,6 +29,7 @@ def random_history(length: int, seed: int) -> History:
     return history
 
 
+@settings(max_examples=50, deadline=None)
 @given(length=st.integers(0, 30), cut=st.integers(0, 30), first=st.integers(1, 10**6), seed=st.integers(0, 99))
 def test_the_features_of_a_suffix_are_the_suffix_of_the_features(length: int, cut: int, first: int, seed: int) -> None:
     history, cut = random_history(length, seed), min(cut, length)
@@ -41,6 +42,7 @@ def test_the_features_of_a_suffix_are_the_suffix_of_the_features(length: int, cu
         np.testing.assert_array_equal(array[cut:], suffix[name])
 
 
+@settings(max_examples=50, deadline=None)
 @given(length=st.integers(1, 30), first=st.integers(1, 10**6), wait=st.integers(0, 10**11), seed=st.integers(0, 99))
 def test_the_product_of_both_factors_decays_with_age_and_rank(length: int, first: int, wait: int, seed: int) -> None:
     history = random_history(length, seed)
@@ -56,6 +58,7 @@ def test_the_product_of_both_factors_decays_with_age_and_rank(length: int, first
     assert factors.max() <= 1
 
 
+@settings(max_examples=50, deadline=None)
 @given(length=st.integers(1, 30), more=st.integers(0, 10), seed=st.integers(0, 99))
 def test_kept_terms_follow_a_moving_head(length: int, more: int, seed: int) -> None:
     history = random_history(length + more, seed)
@@ -142,6 +145,7 @@ def test_hashes_are_those_of_splitmix64_and_will_stay() -> None:
     ]
 
 
+@settings(max_examples=50, deadline=None)
 @given(ids=st.lists(st.integers(1, 2**64 - 1), min_size=1, max_size=20), buckets=st.integers(2, 1_000))
 def test_rows_are_inside_the_table_and_never_the_row_of_none(ids: list[int], buckets: int) -> None:
     rows = table_rows(np.array(ids, dtype=np.uint64), buckets, hashes=2, stream=0)
