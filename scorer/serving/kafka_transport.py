@@ -17,6 +17,9 @@ from scorer.serving.transport import Outgoing, Rebalanced, TransportError
 #: A consumer has one fetch per broker under way; partitions that are resumed wait for it. Data end it at once.
 _FETCH_WAIT_MS: Final = 100
 _CLOSE_MS: Final = 10_000
+#: A scorer that died is missed after so long, and its partitions move. Draining must be shorter: it holds heartbeats up.
+_SESSION_MS: Final = 10_000
+_HEARTBEAT_MS: Final = 2_000
 
 
 class KafkaIntake:
@@ -29,6 +32,8 @@ class KafkaIntake:
             bootstrap_servers=bootstrap,
             group_id=SCORER_GROUP,
             enable_auto_commit=False,
+            session_timeout_ms=_SESSION_MS,
+            heartbeat_interval_ms=_HEARTBEAT_MS,
             # First offsets are written at deployment: beginning anywhere else would skip requests or answer old ones.
             auto_offset_reset="none",
             allow_auto_create_topics=False,

@@ -25,4 +25,4 @@ class ServingSettings:
     #: Between commits of answered requests.
     commit_interval_ms: int = 1_000
     #: Handing over at a rebalance or at the end: wait so long for what was produced to be acknowledged.
-    drain_ms: int = 10_000
+    drain_ms: int = 5_000
