@@ -29,6 +29,8 @@ appender.console.name = CONSOLE
 appender.console.layout.type = PatternLayout
 appender.console.layout.pattern = %d{ISO8601} %-5p %c{1}: %m%n
 rootLogger.level = info
+logger.log.name = org.apache.kafka.storage.internals.log
+logger.log.level = warn
 rootLogger.appenderRef.console.ref = CONSOLE
 """
 
@@ -123,7 +125,7 @@ class Broker:
             "-XX:MaxGCPauseMillis=20",
             "-XX:+ExitOnOutOfMemoryError",
             "-Djava.awt.headless=true",
-            f"-Dlog4j2.configurationFile=file:{self.directory}/log4j2.properties",
+            f"-Dlog4j2.configurationFile={(self.directory / 'log4j2.properties').as_uri()}",
             "-cp",
             _classpath(),
             main_class,

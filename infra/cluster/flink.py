@@ -204,7 +204,7 @@ class Flink:
             # Flink sets a security manager; from Java 18 on that must be allowed, before it is the default.
             "-Djava.security.manager=allow",
             *settings["env"]["java"]["opts"]["all"].split(),
-            f"-Dlog4j.configurationFile=file:{conf}/log4j-console.properties",
+            f"-Dlog4j.configurationFile={(conf / 'log4j-console.properties').as_uri()}",
             "-classpath",
             self._classpath(),
             role.main_class,

@@ -111,7 +111,7 @@ class StateFile:
                 processes=processes,
                 started=document["started"],
             )
-        except (FileNotFoundError, ValueError, KeyError, TypeError):
+        except (FileNotFoundError, ValueError, KeyError, TypeError, AttributeError):
             return None
 
     def write(self, info: ClusterInfo) -> None:
