@@ -19,6 +19,7 @@ from torch import Tensor
 
 from scorer.features import FeatureSettings, HistoryHead
 from scorer.features.featurise import history_terms, request_context, request_terms, target_features, token_features
+from scorer.features.settings import CONTEXT_WIDTH
 from scorer.training.dataset import RankingDataset
 
 _LENGTH_MULTIPLE: Final = 8
@@ -96,74 +97,80 @@ def plan_groups(dataset: RankingDataset, group_size: int, rng: np.random.Generat
 def collate(
     dataset: RankingDataset, groups: list[NDArray[np.int64]], lengths: NDArray[np.int64], settings: FeatureSettings
 ) -> Step:
-    """One step. A request's first `history_end - lengths` rows are left out of its window."""
+    """One step of `groups` (request indices); request r sees its `lengths[r]` newest events, `lengths` is [R]."""
     planned: list[Group] = []
     token_rows: list[NDArray[np.int64]] = []
-    # Rows of the padded targets in the dataset; -1 is padding.
-    slots: list[NDArray[np.int64]] = []
+    target_rows: list[NDArray[np.int64]] = []
     contexts: list[NDArray[np.float32]] = []
     tokens = targets = 0
     for requests in groups:
-        end = dataset.history_end[requests]
-        begin = end - lengths[requests]
-        low, high = int(begin.min()), int(end.max())
-        if low > high:
-            low = high
-        rows = np.arange(low, high)
-        counts = dataset.target_offsets[requests + 1] - dataset.target_offsets[requests]
-        most = int(counts.max())
-        terms_RGJ = np.zeros((len(requests), 1 + len(rows), settings.terms), dtype=np.float32)
-        visible = np.zeros((len(requests), 1 + len(rows)), dtype=bool)
-        visible[:, 0] = True
-        for i, request in enumerate(requests):
-            window = slice(int(begin[i]), int(end[i]))
-            head = HistoryHead.of(
-                dataset.events[window], int(dataset.event_seq_no[begin[i]]) if lengths[request] else 0
-            )
-            shared = slice(1 + window.start - low, 1 + window.stop - low)
-            time_ms = int(dataset.request_time_ms[request])
-            terms_RGJ[i, shared] = history_terms(
-                dataset.events["event_time_ms"][window],
-                dataset.event_seq_no[window].astype(np.int64),
-                head,
-                settings,
-            ) * request_terms(time_ms, head, settings)
-            visible[i, shared] = True
-            row = np.full(most, -1, dtype=np.int64)
-            row[: counts[i]] = np.arange(dataset.target_offsets[request], dataset.target_offsets[request + 1])
-            slots.append(row)
-            contexts.append(np.broadcast_to(request_context(time_ms, head), (most, 7)))
-        mask = None if visible.all() else torch.from_numpy(np.where(visible, 0, -np.inf).astype(np.float32))
+        rows, terms, mask, context = _history_of(dataset, requests, lengths, settings)
+        rows_RM = _padded_targets(dataset, requests)
+        token_rows.append(rows)
+        target_rows.append(rows_RM.reshape(-1))
+        contexts.append(np.repeat(context, rows_RM.shape[1], axis=0))
         planned.append(
             Group(
                 tokens=slice(tokens, tokens + len(rows)),
-                targets=slice(targets, targets + len(requests) * most),
+                targets=slice(targets, targets + rows_RM.size),
                 requests=len(requests),
-                terms=torch.from_numpy(terms_RGJ),
-                mask=mask,
+                terms=torch.from_numpy(terms),
+                mask=None if mask is None else torch.from_numpy(mask),
             )
         )
-        token_rows.append(rows)
         tokens += len(rows)
-        targets += len(requests) * most
-    slot_rows = np.concatenate(slots)
-    real = slot_rows >= 0
-    row = slot_rows[real]
-    request_of_slot = np.repeat(np.arange(len(slots)), [len(row) for row in slots])
-    padded = np.where(real, slot_rows, 0)
-    item = np.where(real, dataset.target_item_id[padded], np.uint64(0))
-    group = np.where(real, dataset.target_group_id[padded], np.uint64(0))
+        targets += rows_RM.size
+    rows_P = np.concatenate(target_rows)
+    real = rows_P >= 0
+    # Padding is a candidate without item and group; nobody reads its logits.
+    item = np.where(real, dataset.target_item_id[rows_P], np.uint64(0))
+    group = np.where(real, dataset.target_group_id[rows_P], np.uint64(0))
+    together = np.concatenate(groups)
+    counts = dataset.target_offsets[together + 1] - dataset.target_offsets[together]
     return Step(
         history=_tensors(token_features(dataset.events[np.concatenate(token_rows)], settings)),
         targets=_tensors(target_features(item, group, settings)),
         context=torch.from_numpy(np.concatenate(contexts)),
         groups=planned,
         slot=torch.from_numpy(np.flatnonzero(real)),
-        row=row,
-        request=torch.from_numpy(request_of_slot[real]),
-        requests=len(slots),
-        labels=torch.from_numpy(dataset.labels[row].astype(np.float32)),
+        row=rows_P[real],
+        request=torch.from_numpy(np.repeat(np.arange(len(together)), counts)),
+        requests=len(together),
+        labels=torch.from_numpy(dataset.labels[rows_P[real]].astype(np.float32)),
     )
+
+
+def _history_of(
+    dataset: RankingDataset, requests: NDArray[np.int64], lengths: NDArray[np.int64], settings: FeatureSettings
+) -> tuple[NDArray[np.int64], NDArray[np.float32], NDArray[np.float32] | None, NDArray[np.float32]]:
+    """The rows that a group's windows span, terms [R, G, J], mask [R, G] if any row is hidden, contexts [R, 7]."""
+    end = dataset.history_end[requests]
+    begin = end - lengths[requests]
+    rows = np.arange(begin.min(), end.max())
+    terms_RGJ = np.zeros((len(requests), 1 + len(rows), settings.terms), dtype=np.float32)
+    mask_RG = np.full((len(requests), 1 + len(rows)), -np.inf, dtype=np.float32)
+    mask_RG[:, 0] = 0
+    context = np.empty((len(requests), CONTEXT_WIDTH), dtype=np.float32)
+    for i, request in enumerate(requests):
+        seen = dataset.events[begin[i] : end[i]]
+        seq_no = dataset.event_seq_no[begin[i] : end[i]].astype(np.int64)
+        head = HistoryHead.of(seen, int(seq_no[0]) if len(seq_no) else 0)
+        time_ms = int(dataset.request_time_ms[request])
+        # One further for the null key in front.
+        window = slice(1 + begin[i] - rows[0], 1 + end[i] - rows[0]) if len(rows) else slice(1, 1)
+        of_events = history_terms(seen["event_time_ms"], seq_no, head, settings)
+        terms_RGJ[i, window] = of_events * request_terms(time_ms, head, settings)
+        mask_RG[i, window] = 0
+        context[i] = request_context(time_ms, head)
+    return rows, terms_RGJ, mask_RG if mask_RG.any() else None, context
+
+
+def _padded_targets(dataset: RankingDataset, requests: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Rows [R, M] of the requests' targets in the dataset, -1 behind those of a request with fewer than M."""
+    begin = dataset.target_offsets[requests][:, None]
+    end = dataset.target_offsets[requests + 1][:, None]
+    rows_RM = begin + np.arange((end - begin).max())
+    return np.where(rows_RM < end, rows_RM, -1)
 
 
 def _tensors(features: dict[str, NDArray[np.generic]]) -> dict[str, Tensor]:
