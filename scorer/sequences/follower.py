@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
 from typing import Any, Final
@@ -19,6 +19,7 @@ from kafka.errors import OffsetOutOfRangeError
 from schemas.topics import HEARTBEAT_KEY
 from scorer.sequences.partition import Position, Refused
 from scorer.sequences.records import StoreRecord
+from scorer.sequences.restore import Route, unusable
 from scorer.sequences.source import FOLLOWED_TOPICS, FollowError, KafkaSequenceSource, SequenceSource
 from scorer.sequences.store import SequenceStore
 from scorer.sequences.transition import Verdict
@@ -31,35 +32,6 @@ _MAX_EMPTY_POLLS: Final = 300
 _RECORDS_PER_BATCH: Final = 1_000
 
 OnRefused = Callable[[Sequence[Refused]], None]
-
-
-@dataclass
-class _Followed:
-    """One partition on its way."""
-
-    #: topic -> next offset to read.
-    offsets: dict[str, int]
-    #: topic -> offset to reach before serving, as seen when the partition was opened.
-    targets: dict[str, int]
-    #: topic -> where reading began, for progress.
-    begins: dict[str, int]
-    topic_ids: Mapping[str, str]
-    #: Topics that wait for those before them.
-    waiting: list[str]
-
-    @property
-    def caught_up(self) -> bool:
-        return all(self.offsets[topic] >= target for topic, target in self.targets.items())
-
-    def release(self) -> list[str]:
-        """Topics that may begin, for those before them have reached their targets."""
-        released: list[str] = []
-        while self.waiting:
-            before = FOLLOWED_TOPICS[: FOLLOWED_TOPICS.index(self.waiting[0])]
-            if any(self.offsets[topic] < self.targets[topic] for topic in before):
-                break
-            released.append(self.waiting.pop(0))
-        return released
 
 
 @dataclass
@@ -95,24 +67,24 @@ class Follower:
             only_key: take the records of this key alone.
         """
         self._source, self._store, self._on_refused, self._only_key = source, store, on_refused, only_key
-        self._followed: dict[int, _Followed] = {}
+        self._routes: dict[int, Route] = {}
 
     @property
     def partitions(self) -> tuple[int, ...]:
         """The followed ones."""
-        return tuple(sorted(self._followed))
+        return tuple(sorted(self._routes))
 
     def caught_up(self, partition: int) -> bool:
         """It has reached the ends that were seen when it was opened."""
-        return partition in self._followed and self._followed[partition].caught_up
+        return partition in self._routes and self._routes[partition].caught_up
 
     def progress(self) -> tuple[int, int]:
         """(records taken, records to take) of the restore, over all partitions."""
         done = total = 0
-        for followed in self._followed.values():
-            for topic, target in followed.targets.items():
-                total += target - followed.begins[topic]
-                done += min(followed.offsets[topic], target) - followed.begins[topic]
+        for route in self._routes.values():
+            for topic, target in route.targets.items():
+                total += target - route.begins[topic]
+                done += min(route.offsets[topic], target) - route.begins[topic]
         return done, total
 
     def follow(self, partitions: Iterable[int]) -> Followed:
@@ -123,10 +95,10 @@ class Follower:
             FollowError: a topic does not exist.
         """
         wanted = set(partitions)
-        for partition in self._followed.keys() - wanted:
-            del self._followed[partition]
+        for partition in self._routes.keys() - wanted:
+            del self._routes[partition]
             self._store.close_partition(partition)
-        new = wanted - self._followed.keys()
+        new = wanted - self._routes.keys()
         outcome = Followed()
         if new:
             self._begin(new, outcome)
@@ -141,7 +113,7 @@ class Follower:
             OSError and others of `on_refused`: nothing of that partition's batch was taken.
         """
         outcome = Followed()
-        if not self._followed:
+        if not self._routes:
             return outcome
         try:
             batches = self._source.poll(timeout_ms, max_records)
@@ -152,14 +124,14 @@ class Follower:
             return outcome
         by_partition: dict[int, list[tuple[str, Sequence[Any]]]] = defaultdict(list)
         for partition, records in batches.items():
-            if partition.partition in self._followed:
+            if partition.partition in self._routes:
                 by_partition[partition.partition].append((partition.topic, records))
-        restoring = [number for number, followed in self._followed.items() if not followed.caught_up]
+        restoring = [number for number, route in self._routes.items() if not route.caught_up]
         for number, of_topics in by_partition.items():
             self._take(number, of_topics, outcome)
         for number in restoring:
             self._advance(number, idle=not by_partition.get(number))
-            if self._followed[number].caught_up:
+            if self._routes[number].caught_up:
                 outcome.caught_up.add(number)
         return outcome
 
@@ -175,20 +147,17 @@ class Follower:
             oldest = {topic: bounds[places[number, topic]][0] for topic in FOLLOWED_TOPICS}
             newest = {topic: bounds[places[number, topic]][1] for topic in FOLLOWED_TOPICS}
             stored = self._store.open_partition(number).position()
-            if stored is not None and (why := _unusable(stored, topic_ids, oldest, newest)):
+            if stored is not None and (why := unusable(stored, topic_ids, oldest, newest)):
                 _log.warning("partition %d is rebuilt from Kafka: %s", number, why)
                 self._store.rebuild_partition(number)
                 outcome.rebuilt.add(number)
                 stored = None
-            offsets = dict(stored.offsets) if stored else dict(oldest)
-            followed = _Followed(offsets, newest, dict(offsets), topic_ids, waiting=list(FOLLOWED_TOPICS[1:]))
-            followed.release()
-            self._followed[number] = followed
-            if followed.caught_up:
+            self._routes[number] = route = Route.plan(stored, topic_ids, oldest, newest)
+            if route.caught_up:
                 outcome.caught_up.add(number)
 
     def _begin_again(self, partitions: set[int], why: str, outcome: Followed) -> None:
-        for number in partitions & self._followed.keys():
+        for number in partitions & self._routes.keys():
             _log.warning("partition %d is rebuilt from Kafka: %s", number, why)
             self._store.rebuild_partition(number)
             outcome.rebuilt.add(number)
@@ -199,21 +168,21 @@ class Follower:
     def _assign(self) -> None:
         positions = {
             TopicPartition(topic, number): offset
-            for number, followed in self._followed.items()
-            for topic, offset in followed.offsets.items()
+            for number, route in self._routes.items()
+            for topic, offset in route.offsets.items()
         }
         self._source.assign(positions)
-        for number, followed in self._followed.items():
+        for number, route in self._routes.items():
             for topic in FOLLOWED_TOPICS:
                 partition = TopicPartition(topic, number)
-                if topic in followed.waiting:
+                if topic in route.waiting:
                     self._source.pause(partition)
                 else:
                     self._source.resume(partition)
 
     def _take(self, number: int, of_topics: list[tuple[str, Sequence[Any]]], outcome: Followed) -> None:
-        followed = self._followed[number]
-        offsets, records = dict(followed.offsets), []
+        route = self._routes[number]
+        offsets, records = dict(route.offsets), []
         # Snapshots before updates, as in a restore: it does not matter for what is stored, only for what it costs.
         for topic, batch in sorted(of_topics, key=lambda entry: FOLLOWED_TOPICS.index(entry[0])):
             for record in batch:
@@ -224,36 +193,23 @@ class Follower:
                     StoreRecord(topic, number, record.offset, record.timestamp, record.key, record.value),
                 )
         applied = self._store.open_partition(number).apply(
-            records, Position(offsets, followed.topic_ids), self._on_refused
+            records, Position(offsets, route.topic_ids), self._on_refused
         )
-        followed.offsets = offsets
+        route.offsets = offsets
         outcome.records += len(records)
         outcome.changed.add(number)
         outcome.verdicts.update(applied.verdicts)
         outcome.refused += len(applied.refused)
 
     def _advance(self, number: int, *, idle: bool) -> None:
-        followed = self._followed[number]
+        route = self._routes[number]
         if idle:
-            for topic in followed.targets.keys() - followed.waiting:
+            for topic in route.reading:
                 # The last offsets before a target may hold transaction markers, which never come as records.
                 position = self._source.position(TopicPartition(topic, number))
-                followed.offsets[topic] = max(followed.offsets[topic], position)
-        for topic in followed.release():
+                route.offsets[topic] = max(route.offsets[topic], position)
+        for topic in route.release():
             self._source.resume(TopicPartition(topic, number))
-
-
-def _unusable(
-    stored: Position, topic_ids: Mapping[str, str], oldest: Mapping[str, int], newest: Mapping[str, int]
-) -> str | None:
-    """Why a stored position cannot be continued; None when it can."""
-    for topic in FOLLOWED_TOPICS:
-        if stored.topic_ids.get(topic) != topic_ids[topic]:
-            return f"topic {topic} was recreated"
-        offset = stored.offsets.get(topic, -1)
-        if not oldest[topic] <= offset <= newest[topic]:
-            return f"offset {offset} of {topic} is outside {oldest[topic]} .. {newest[topic]}"
-    return None
 
 
 @dataclass

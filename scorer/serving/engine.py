@@ -101,6 +101,9 @@ def _session(bundle: Bundle, graph: str, device: Device, threads: int) -> Any:
         raise DeviceError(
             f"--device {device}: this ONNX Runtime has no {provider}; it has {ort.get_available_providers()}"
         )
+    if device == "cuda":
+        # CUDA's libraries come as Python packages of their own, where the loader does not look.
+        ort.preload_dlls(directory="")
     options = ort.SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
@@ -110,5 +113,8 @@ def _session(bundle: Bundle, graph: str, device: Device, threads: int) -> Any:
     session = ort.InferenceSession(str(bundle.path / graph), options, providers=[provider])
     if provider not in session.get_providers():
         # ONNX Runtime itself only warns, and goes on with the CPU.
-        raise DeviceError(f"--device {device}: {provider} could not be set up on this machine; no GPU or no driver?")
+        raise DeviceError(
+            f"--device {device}: {provider} could not be set up on this machine; ONNX Runtime's own lines above say"
+            " which library or driver is missing"
+        )
     return session

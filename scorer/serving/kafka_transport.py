@@ -17,7 +17,7 @@ from scorer.serving.transport import Outgoing, Rebalanced, TransportError
 #: A consumer has one fetch per broker under way; partitions that are resumed wait for it. Data end it at once.
 _FETCH_WAIT_MS: Final = 100
 _CLOSE_MS: Final = 10_000
-#: A scorer that died is missed after so long, and its partitions move. Draining must be shorter: it holds heartbeats up.
+#: A scorer that died is missed after so long, and its partitions move. Draining, which holds heartbeats up, is shorter.
 _SESSION_MS: Final = 10_000
 _HEARTBEAT_MS: Final = 2_000
 

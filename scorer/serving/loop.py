@@ -15,12 +15,9 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable, Collection, Mapping
-from queue import Empty, SimpleQueue
-from typing import NamedTuple
 
-from schemas.partitioner import user_key
 from schemas.reasons import Rejected
-from schemas.topics import DEAD_LETTER_TOPICS, HEARTBEAT_KEY, REQUESTS, RESPONSES
+from schemas.topics import HEARTBEAT_KEY
 from schemas.v1.ranking_pb2 import RESPONSE_STATUS_BEHIND, RankingResponse
 from scorer.sequences.follower import Followed, Follower
 from scorer.sequences.store import SequenceStore
@@ -28,21 +25,12 @@ from scorer.serving.batch import Scored, score_batch
 from scorer.serving.desk import Desk, Ledger
 from scorer.serving.metrics import Metrics
 from scorer.serving.models import Model
+from scorer.serving.outbox import Outbox
 from scorer.serving.requests import Arrival, Unanswerable, parse_request
-from scorer.serving.responses import dead_letter, invalid_response
 from scorer.serving.settings import ServingSettings
-from scorer.serving.transport import Intake, Outgoing, Outlet, TransportError
+from scorer.serving.transport import Intake, Outlet
 
 _log = logging.getLogger(__name__)
-
-_STAGE = "scorer"
-
-
-class _Acknowledged(NamedTuple):
-    ledger: Ledger
-    offset: int
-    sent: float
-    error: BaseException | None
 
 
 class ScorerLoop:
@@ -64,10 +52,9 @@ class ScorerLoop:
             model: the one in service; asked once per batch.
             clock: seconds, monotonic.
         """
-        self._intake, self._outlet, self._follower, self._store = intake, outlet, follower, store
+        self._intake, self._outbox, self._follower, self._store = intake, Outbox(outlet, clock), follower, store
         self._model, self._settings, self._metrics, self._clock = model, settings, metrics, clock
         self._desk = Desk(settings.max_wait_ms)
-        self._acknowledged: SimpleQueue[_Acknowledged] = SimpleQueue()
         self._lock = threading.Lock()
         #: Between a revocation and the assignment that follows it nothing is answered.
         self._suspended = True
@@ -130,7 +117,7 @@ class ScorerLoop:
         """See `Rebalanced`: waits until all that was sent is acknowledged."""
         with self._lock:
             self._suspended = True
-            self._outlet.flush(self._settings.drain_ms)
+            self._outbox.flush(self._settings.drain_ms)
             self._note_acknowledged()
             return self._take_commits()
 
@@ -153,8 +140,8 @@ class ScorerLoop:
 
     def _follow_ms(self, now: float) -> int:
         deadline = self._desk.next_deadline()
-        left = self._settings.poll_ms if deadline is None else int((deadline - now) * 1000) + 1
-        return max(0, min(self._settings.poll_ms, left))
+        most = self._settings.history_poll_ms
+        return most if deadline is None else max(0, min(most, int((deadline - now) * 1000) + 1))
 
     def _follow(self, timeout_ms: int) -> None:
         if self._moved:
@@ -213,7 +200,7 @@ class ScorerLoop:
             if isinstance(scored.outcome, Unanswerable):
                 self._refuse(scored.waiting.ledger, arrival, scored.outcome)
                 continue
-            self._respond(scored.waiting.ledger, arrival, scored.outcome, outputs=1)
+            self._outbox.respond(scored.waiting.ledger, arrival, scored.outcome)
             self._count_scored(scored, scored.outcome)
             observe("queue").observe(started - arrival.arrived)
         self._metrics.batch.observe(len(batch))
@@ -232,47 +219,14 @@ class ScorerLoop:
             self._metrics.stage.labels("encode").observe(scored.encode_s)
 
     def _refuse(self, ledger: Ledger, arrival: Arrival, rejected: Rejected) -> None:
-        """A dead letter, and a response that says why where there is a request to answer."""
-        answer = invalid_response(rejected.message, arrival, rejected) if isinstance(rejected, Unanswerable) else None
-        self._metrics.requests.labels("refused" if answer is None else "invalid").inc()
-        letter = dead_letter(
-            rejected,
-            stage=_STAGE,
-            topic=REQUESTS.name,
-            partition=arrival.partition,
-            offset=arrival.offset,
-            timestamp_ms=arrival.timestamp_ms,
-            key=arrival.key,
-            value=arrival.value,
-        )
-        topic = DEAD_LETTER_TOPICS[REQUESTS.name].name
-        record = Outgoing(topic, 0, arrival.key, letter.SerializeToString(), None)
-        if answer is None:
-            ledger.sent(arrival.offset, outputs=1)
-        else:
-            self._respond(ledger, arrival, answer, outputs=2)
-        self._send(record, ledger, arrival.offset)
-
-    def _respond(self, ledger: Ledger, arrival: Arrival, response: RankingResponse, outputs: int) -> None:
-        ledger.sent(arrival.offset, outputs)
-        key, value = user_key(response.user_id), response.SerializeToString()
-        self._send(
-            Outgoing(RESPONSES.name, arrival.partition, key, value, response.request_time_ms), ledger, arrival.offset
-        )
+        self._metrics.requests.labels("invalid" if isinstance(rejected, Unanswerable) else "refused").inc()
+        self._outbox.refuse(ledger, arrival, rejected)
 
     def _pass_heartbeats(self) -> None:
         while due := self._desk.due_heartbeats():
             for ledger, arrival in due:
-                ledger.sent(arrival.offset, outputs=1)
-                record = Outgoing(
-                    RESPONSES.name, arrival.partition, arrival.key, arrival.value or b"", arrival.timestamp_ms
-                )
-                self._send(record, ledger, arrival.offset)
+                self._outbox.pass_on(ledger, arrival)
                 self._metrics.heartbeats.inc()
-
-    def _send(self, record: Outgoing, ledger: Ledger, offset: int) -> None:
-        sent = self._clock()
-        self._outlet.send(record, lambda error: self._acknowledged.put(_Acknowledged(ledger, offset, sent, error)))
 
     def _settle(self) -> None:
         self._note_acknowledged()
@@ -284,18 +238,8 @@ class ScorerLoop:
                 self._intake.commit(offsets, lambda error: self._note_commit(ledgers.values(), error))
 
     def _note_acknowledged(self) -> None:
-        now = self._clock()
-        while True:
-            try:
-                ledger, offset, sent, error = self._acknowledged.get_nowait()
-            except Empty:
-                return
-            if error is not None:
-                raise TransportError(
-                    f"what {REQUESTS.name}/{ledger.partition}/{offset} led to was not taken by Kafka: {error}"
-                ) from error
-            ledger.acked(offset)
-            self._metrics.stage.labels("acknowledge").observe(now - sent)
+        for seconds in self._outbox.settle():
+            self._metrics.stage.labels("acknowledge").observe(seconds)
 
     def _take_commits(self) -> dict[int, int]:
         taken = {partition: ledger.take_commit() for partition, ledger in self._desk.ledgers.items()}

@@ -18,8 +18,10 @@ class ServingSettings:
     max_pending: int = 4_096
     #: A request waits for its history no longer, whatever its max_wait_ms says.
     max_wait_ms: int = 30_000
-    #: Waiting for the first request, or for the histories that parked requests need: what comes ends the wait.
+    #: Waiting for the first request, which ends the wait.
     poll_ms: int = 100
+    #: Waiting for the histories that parked requests need; other requests that come meanwhile wait as long.
+    history_poll_ms: int = 5
     #: Records of the histories taken in one turn: bounds how long a restore keeps requests waiting.
     follow_records: int = 500
     #: Between commits of answered requests.
