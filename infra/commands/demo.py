@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 from pathlib import Path
 
@@ -28,6 +29,9 @@ def command(log: Path, fraction: float, home: str | None, seed: int) -> None:
 
     Exits with 1 if `verify` finds a mismatch or a disturbance is not accounted for.
     """
+    # What the demo started must end with it, however it is asked to end: unwind instead of dying where it stands.
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, lambda received, _: sys.exit(128 + received))
     console = Console()
     steps = Steps(console)
     where = home_dir(home) if home else home_dir(None) / "demo"

@@ -27,7 +27,7 @@ from infra.replay.application import Application, ReplaySettings
 from infra.replay.disturbance import DisturbancePlan, DisturbanceSettings
 from infra.replay.driver import ReplayDriver, progress_bar
 from infra.topics import apply_topics
-from schemas.topics import EXAMPLES
+from schemas.topics import EXAMPLES, PARTITIONS
 from scorer.landing.bounded import read_bounded
 from scorer.registry.registry import Registry
 from streaming.config import ExampleJobConfig, SequenceJobConfig, load_config
@@ -227,7 +227,13 @@ def _current(home: Path) -> str:
 def _wait_examples(bootstrap: str, shown: int) -> None:
     """Until every shown request has its example: they become visible with the example job's next checkpoint."""
     deadline = time.monotonic() + _EXAMPLES_PATIENCE_S
-    while (found := sum(1 for _ in read_bounded(bootstrap, EXAMPLES.name))) < shown:
+    found, begin = 0, dict.fromkeys(range(PARTITIONS), 0)
+    while True:
+        for record in read_bounded(bootstrap, EXAMPLES.name, begin):
+            begin[record.partition] = record.offset + 1
+            found += 1
+        if found >= shown:
+            return
         if time.monotonic() > deadline:
             raise InfraError(
                 f"{found} examples of {shown} shown requests after {_EXAMPLES_PATIENCE_S} s; does the example job run?"
