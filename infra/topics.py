@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Final, Literal, TypeVar
 
 from kafka import KafkaAdminClient, TopicPartition
@@ -247,7 +248,7 @@ def _write_first_offsets(admin: Any, created: set[str], start_at: StartAt | None
         )
     for group, plan in plans.items():
         offsets = {partition: OffsetAndMetadata(offset, "", -1) for partition, offset in plan.items()}
-        answers = _alter(admin, group, offsets)
+        answers = _patiently(partial(admin.alter_group_offsets, group, offsets))
         if refused := {p: error for p, error in answers.items() if error is not NoError}:
             partition, error = next(iter(refused.items()))
             raise InfraError(
@@ -256,10 +257,6 @@ def _write_first_offsets(admin: Any, created: set[str], start_at: StartAt | None
             )
         written[group] = len(plan)
     return written
-
-
-def _alter(admin: Any, group: str, offsets: Mapping[TopicPartition, OffsetAndMetadata]) -> dict[TopicPartition, type]:
-    return dict(_patiently(lambda: admin.alter_group_offsets(group, offsets)))
 
 
 def _patiently(

@@ -18,12 +18,16 @@ from infra.topics import recreate_topics
 #: A home whose cluster is used, brought up if need be, and left running: for working on one test again and again.
 KEEP_VARIABLE = "LONGRANK_TEST_HOME"
 TASKMANAGERS = 2
+CLUSTER_TIMEOUT_S = 900
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if "cluster" in getattr(item, "fixturenames", ()):
             item.add_marker(pytest.mark.cluster)
+        if item.get_closest_marker("cluster") and not item.get_closest_marker("timeout"):
+            # The first one waits for the cluster, and every JVM for the two cores that all of them share.
+            item.add_marker(pytest.mark.timeout(CLUSTER_TIMEOUT_S))
 
 
 @pytest.fixture(scope="session")
