@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -116,19 +117,25 @@ def run_loop(log: BehaviourLog, settings: DemoSettings, steps: Steps) -> Iterato
         with steps.step("start"):
             cluster = LocalCluster(home)
             stack.callback(cluster.down)
-            info = cluster.up(UpOptions(taskmanagers=2), fresh=True)
             for left in ("registry", "store", "retrain"):
                 shutil.rmtree(home / left, ignore_errors=True)
-            apply_topics(info.bootstrap, replay=True)
-            rest = FlinkRest(info.rest_url)
-            _longrank(home, "bundle", "init", "--preset", "tiny", "--registry", str(home / "registry"))
-            scorer = stack.enter_context(
-                ScorerProcess(info.bootstrap, home / "registry", home / "store", home / "logs" / "scorer.log")
-            )
-            jobs = {
-                "sequence": _submit(home, info.bootstrap, rest, "sequence_job.py", SEQUENCE_CONFIG),
-                "example": _submit(home, info.bootstrap, rest, "example_job.py", EXAMPLE_CONFIG),
-            }
+            # Each of these waits for a process of its own most of the time.
+            with ThreadPoolExecutor() as pool:
+                initialised = pool.submit(
+                    _longrank, home, "bundle", "init", "--preset", "tiny", "--registry", str(home / "registry")
+                )
+                info = cluster.up(UpOptions(taskmanagers=2), fresh=True)
+                apply_topics(info.bootstrap, replay=True)
+                rest = FlinkRest(info.rest_url)
+                submitted = {
+                    name: pool.submit(_submit, home, info.bootstrap, rest, f"{name}_job.py", config)
+                    for name, config in (("sequence", SEQUENCE_CONFIG), ("example", EXAMPLE_CONFIG))
+                }
+                initialised.result()
+                scorer = stack.enter_context(
+                    ScorerProcess(info.bootstrap, home / "registry", home / "store", home / "logs" / "scorer.log")
+                )
+                jobs = {name: job.result() for name, job in submitted.items()}
             scorer.wait_ready()
         untrained = _current(home)
 
