@@ -36,6 +36,7 @@ from streaming.config import ExampleJobConfig, SequenceJobConfig, load_config
 REPOSITORY: Final = Path(__file__).parents[2]
 SEQUENCE_CONFIG: Final = Path(__file__).with_name("sequence_job.yaml")
 EXAMPLE_CONFIG: Final = Path(__file__).with_name("example_job.yaml")
+RETRAIN_CONFIG: Final = Path(__file__).with_name("retrain.yaml")
 _EXAMPLES_PATIENCE_S: Final = 120.0
 _POLL_S: Final = 0.5
 
@@ -160,6 +161,7 @@ def run_loop(log: BehaviourLog, settings: DemoSettings, steps: Steps) -> Iterato
             _wait_examples(info.bootstrap, int(np.searchsorted(log.request_time_ms, cut_ms)))
         with steps.step("retrain"):
             command = ["retrain", "--home", str(home), "--bootstrap", info.bootstrap, "--cut-ms", str(cut_ms), "--json"]
+            command += ["--config", str(RETRAIN_CONFIG)]
             retrain = json.loads(_longrank(home, *command).splitlines()[-1])
             scorer.wait_model(retrain["version"])
         with steps.step("replay the rest"), progress_bar() as progress:
