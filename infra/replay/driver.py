@@ -67,7 +67,7 @@ class ReplayDriver:
         self._sent_at: dict[bytes | str, float] = {}
         self._failures: list[BaseException] = []
         self._producer = KafkaProducer(
-            bootstrap_servers=bootstrap, acks="all", linger_ms=2, compression_type=None, batch_size=65_536
+            bootstrap_servers=bootstrap, acks="all", linger_ms=5, compression_type=None, batch_size=65_536
         )
         self._consumer = KafkaConsumer(
             bootstrap_servers=bootstrap,
