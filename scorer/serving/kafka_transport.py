@@ -90,6 +90,11 @@ class _Listener(AsyncConsumerRebalanceListener):  # type: ignore[misc]  # kafka-
         self._consumer, self._listener = consumer, listener
 
     async def on_partitions_revoked(self, _revoked: Collection[TopicPartition]) -> None:
+        # kafka-python 3.0.12: a leader that rejoins because the topic's metadata changed wants to only until it has
+        # made its assignment, in the middle of the join. A poll that returned meanwhile is then followed by one that
+        # sees nothing to wait for: the join never completes and heartbeats stay off. Asked for, it is wanted until
+        # it is complete.
+        self._consumer._coordinator.request_rejoin()
         if offsets := self._listener.on_revoke():
             await self._consumer.commit_async(_as_kafka(offsets))
 
