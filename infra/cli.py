@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from importlib import import_module
-from typing import Final
+from typing import Any, Final
 
 import click
 
@@ -24,6 +24,24 @@ COMMANDS: Final = {
 }
 
 
+#: Errors of our own, and Kafka's, that say what to do. By name: importing them all would load torch for `status`.
+EXPECTED_ERRORS: Final = frozenset(
+    {
+        "kafka.errors.KafkaError",
+        "infra.replay.application.ReplayError",
+        "infra.replay.driver.ReplayStalledError",
+        "scorer.export.parity.ParityError",
+        "scorer.landing.bounded.BoundedReadError",
+        "scorer.landing.resolve.UnresolvedError",
+        "scorer.registry.registry.BundleError",
+        "scorer.sequences.partition.StoreError",
+        "scorer.sequences.reads.NotKeptError",
+        "scorer.sequences.source.FollowError",
+        "streaming.config.ConfigError",
+    }
+)
+
+
 class _LazyGroup(click.Group):
     """Imports a command's module when it is called, so that `longrank serve` never loads torch."""
 
@@ -36,6 +54,16 @@ class _LazyGroup(click.Group):
         command = import_module(f"infra.commands.{COMMANDS[cmd_name][0]}").command
         assert isinstance(command, click.Command)
         return command
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run the command; what a person can put right ends it with one line, not with a traceback."""
+        try:
+            return super().invoke(ctx)
+        except Exception as error:
+            names = {f"{kind.__module__}.{kind.__qualname__}" for kind in type(error).__mro__}
+            if names & EXPECTED_ERRORS:
+                raise click.ClickException(f"{type(error).__name__}: {error}") from error
+            raise
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002
         with formatter.section("Commands"):

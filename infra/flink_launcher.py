@@ -25,7 +25,7 @@ from infra.cluster.flink import Flink, client_environment, distribution
 from infra.cluster.interpreters import refresh_interpreters
 from infra.cluster.local import LocalCluster
 from infra.errors import InfraError
-from infra.home import cache_dir
+from infra.home import BOOTSTRAP_VARIABLE, cache_dir
 from infra.jars import classpath
 from infra.java import find_java_home
 
@@ -194,6 +194,8 @@ def prepare(words: Sequence[str], environment: Mapping[str, str]) -> tuple[list[
         except InfraError as error:
             raise InfraError(f"{error}, or name another with -m HOST:PORT or FLINK_CONF_DIR") from error
         env = Flink(cluster.home / "flink", info.logs, find_java_home()).environment()
+        # A job of ours talks to the broker beside this Flink unless it is told otherwise.
+        env.setdefault(BOOTSTRAP_VARIABLE, info.bootstrap)
         arguments = rewrite(words, pack=pack, python=sys.executable, connector=None)
         if packed and (restarted := refresh_interpreters(cluster, packed[0].name)):
             sys.stderr.write(f"flink: {', '.join(restarted)} restarted, for the job's modules have changed\n")

@@ -1,13 +1,16 @@
 """Fresh Python interpreters for changed code.
 
 In thread mode a TaskManager embeds one interpreter for its whole life, and Python never loads a module twice: a job
-with changed modules, sent to a TaskManager that ran the old ones, silently runs the old ones. So before such a job
-the idle TaskManagers are started afresh. On a cluster that is not ours, whoever deploys must do the same.
+with changed modules, sent to a TaskManager that ran the old ones, would meet the old ones there. The jobs reload
+what can be reloaded and refuse the rest (`streaming/flink/fresh_code.py`); here the idle TaskManagers are started
+afresh before such a job, so that there is nothing to refuse.
 """
 
 from __future__ import annotations
 
 import json
+import tempfile
+from pathlib import Path
 
 from infra.cluster.local import LocalCluster
 from infra.flink_rest import FlinkRest
@@ -37,7 +40,7 @@ def refresh_interpreters(cluster: LocalCluster, modules: str) -> list[str]:
     # The job will go to idle ones; which of them cannot be known here, so all count as having loaded its modules.
     identities = [info.processes[name].resource_id for name in info.taskmanagers]
     loaded = {i: modules if i in idle or i not in loaded else loaded[i] for i in identities}
-    draft = record.with_suffix(".new")
-    draft.write_text(json.dumps(loaded))
-    draft.replace(record)
+    with tempfile.NamedTemporaryFile("w", dir=record.parent, suffix=".new", delete=False) as draft:
+        draft.write(json.dumps(loaded))
+    Path(draft.name).replace(record)
     return stale

@@ -28,7 +28,11 @@ DEMO_SEQUENCE_JOB = Path(__file__).parents[1] / "demo" / "sequence_job.yaml"
 @click.option("--fraction", default=1.0, show_default=True, help="Only the log's first part, by requests.")
 @click.option("--speed", type=float, help="Log seconds per second; default as fast as the answers come.")
 @click.option(
-    "--window-days", default=60.0, show_default=True, help="How far entries may overtake each other, log time."
+    "--sequence-job",
+    "job_config",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    default=DEMO_SEQUENCE_JOB,
+    help="What the sequence job runs with: its limits, and how far records may be out of order.",
 )
 @click.option("--duplicates", default=0.01, show_default=True, help="Share of events sent twice.")
 @click.option("--late", default=0.01, show_default=True, help="Share of events held back.")

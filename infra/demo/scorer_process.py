@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import time
@@ -13,6 +14,7 @@ from types import TracebackType
 from typing import Final, Self
 
 from infra.cluster.ports import choose_ports
+from infra.cluster.processes import MARKER
 from infra.errors import InfraError
 
 _POLL_S: Final = 0.1
@@ -22,15 +24,21 @@ _TERM_WAIT_S: Final = 30.0
 class ScorerProcess:
     """`longrank serve` with its log in a file; a context that ends it by its own handle."""
 
-    def __init__(self, bootstrap: str, registry: Path, store: Path, log: Path) -> None:
-        """Starts it at once; `wait_ready` waits for its partitions."""
+    def __init__(self, bootstrap: str, home: Path) -> None:
+        """Starts it at once on the home's registry and store; `wait_ready` waits for its partitions.
+
+        It carries the home's marker: should this process be killed, the cluster's `down` ends the scorer, too.
+        """
+        registry, store, log = home / "registry", home / "store", home / "logs" / "scorer.log"
         self._log = log
         self.metrics_port = choose_ports({"metrics": 0}, {})["metrics"]
         log.parent.mkdir(parents=True, exist_ok=True)
         argv = [sys.executable, "-m", "infra.cli", "serve", "--device", "cpu", "--bootstrap", bootstrap]
         argv += ["--registry", str(registry), "--store", str(store), "--metrics-port", str(self.metrics_port)]
         with log.open("ab") as file:
-            self._process = subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=file, stderr=file)
+            self._process = subprocess.Popen(
+                argv, stdin=subprocess.DEVNULL, stdout=file, stderr=file, env={**os.environ, MARKER: str(home)}
+            )
 
     def __enter__(self) -> Self:
         return self

@@ -99,14 +99,14 @@ class ReplayDriver:
             limit, at_end = until_ms, True
             if speed is not None:
                 paced = first_log_ms + int((self._clock() - started) * speed * 1000)
-                at_end = until_ms is not None and paced >= until_ms
+                at_end = self._application.exhausted(until_ms)
                 limit = paced if until_ms is None else min(paced, until_ms)
             self._send(self._application.admit(limit, flush=at_end))
             if self._application.idle and self._application.exhausted(until_ms):
                 break
-            if self._read_back():
+            if self._read_back() or self._application.idle:
                 last_news = self._clock()
-            elif self._clock() - last_news > self._stall_seconds and not self._application.idle:
+            elif self._clock() - last_news > self._stall_seconds:
                 raise ReplayStalledError(
                     f"nothing came back for {self._stall_seconds:.0f} s; so far {asdict(self._application.counts)}"
                 )

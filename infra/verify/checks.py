@@ -3,15 +3,22 @@
 from __future__ import annotations
 
 import struct
-from collections import Counter
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Final
 
-from infra.verify.histories import Epoch, Histories, encode_row
+from infra.verify.findings import Findings
+from infra.verify.histories import Epoch, Histories, encode_row, origin_of
 from schemas.packing import unpack_history
 from schemas.v1.behaviour_pb2 import BehaviourEvent
-from schemas.v1.ranking_pb2 import RESPONSE_STATUS_INVALID, Impression, RankingRequest, RankingResponse, Stamp
+from schemas.v1.ranking_pb2 import (
+    RESPONSE_STATUS_INVALID,
+    RESPONSE_STATUS_OK,
+    Impression,
+    RankingRequest,
+    RankingResponse,
+    Stamp,
+)
 from schemas.v1.sequence_pb2 import SequenceSnapshot, SequenceUpdate
 from schemas.v1.training_pb2 import TrainingExample
 from scorer.landing.bounded import Landed
@@ -22,45 +29,14 @@ _HEARTBEAT: Final = b"heartbeat"
 Resolver = Callable[[int, Stamp], bytes | str]
 
 
-@dataclass(frozen=True)
-class Mismatch:
-    """One thing that is not as the contracts say."""
-
-    kind: str
-    #: topic/partition/offset of the record at fault; of the missing record's cause where nothing is there.
-    where: str
-    user_id: int
-    detail: str
-
-
-@dataclass
-class Findings:
-    """What was checked, what matched, what did not."""
-
-    checked: Counter[str] = field(default_factory=Counter)
-    mismatches: list[Mismatch] = field(default_factory=list)
-    repeated: Counter[str] = field(default_factory=Counter)
-
-    def expect(self, matches: bool, kind: str, record: Landed | str, user_id: int, detail: str) -> bool:
-        """Note a mismatch unless `matches`."""
-        if not matches:
-            self.mismatches.append(
-                Mismatch(kind, record if isinstance(record, str) else place(record), user_id, detail)
-            )
-        return matches
-
-
-def place(record: Landed) -> str:
-    """topic/partition/offset."""
-    return f"{record.topic}/{record.partition}/{record.offset}"
-
-
 def check_updates(histories: Histories, updates: Iterable[Landed], findings: Findings) -> None:
     """Every delta is its event, in order, and every accepted event has one."""
     seen: dict[tuple[int, int], int] = {}
     for record in updates:
         findings.checked["updates"] += 1
-        update = SequenceUpdate.FromString(record.value)
+        update = findings.decode(SequenceUpdate, record)
+        if update is None:
+            continue
         user, n = update.user_id, update.seq_no
         epoch = histories.find(user, update.epoch)
         if not findings.expect(
@@ -104,7 +80,9 @@ def check_snapshots(histories: Histories, snapshots: Iterable[Landed], findings:
     """Every snapshot holds the very events that its numbers and digests name."""
     for record in snapshots:
         findings.checked["snapshots"] += 1
-        snapshot = SequenceSnapshot.FromString(record.value)
+        snapshot = findings.decode(SequenceSnapshot, record)
+        if snapshot is None:
+            continue
         user, first, last = snapshot.user_id, snapshot.first_seq_no, snapshot.seq_no
         epoch = histories.find(user, snapshot.epoch)
         if not findings.expect(
@@ -133,10 +111,13 @@ def _check_stamp(
     histories: Histories, stamp: Stamp, user: int, record: Landed, findings: Findings, resolve: Resolver
 ) -> None:
     last, length = stamp.seq_no, stamp.length
-    if last == 0:
-        findings.expect(length == 0, "stamp_length", record, user, f"{length} events of an empty history")
-        return
     epoch: Epoch | None = histories.find(user, stamp.epoch)
+    if last == 0:
+        # Epoch 0 is that of a user nobody has heard of yet.
+        origin = epoch.origin if epoch is not None else origin_of(user, 0)
+        empty = length == 0 and stamp.first_seq_no == 1 and (epoch is not None or stamp.epoch == 0)
+        findings.expect(empty and stamp.digest == origin, "stamp_digest", record, user, "no stamp of an empty history")
+        return
     if not findings.expect(
         epoch is not None and last <= len(epoch.digests) and length == last - stamp.first_seq_no + 1,
         "stamp_of_no_history",
@@ -172,19 +153,29 @@ def check_responses(
     responses: Iterable[Landed],
     findings: Findings,
     resolve: Resolver,
+    *,
+    serving_length: int,
 ) -> Served:
-    """Every response answers a request that was made, echoes its candidates, and its stamp resolves."""
+    """Every response answers a request that was made, echoes its candidates, and its stamp resolves.
+
+    Args:
+        requests: those that no dead letter refuses.
+        serving_length: newest events of a history that the scorer uses.
+    """
     served = Served()
     for record in requests:
         if record.key != _HEARTBEAT:
-            request = RankingRequest.FromString(record.value)
-            served.requests[request.request_id] = request
+            request = findings.decode(RankingRequest, record)
+            if request is not None:
+                served.requests[request.request_id] = request
     answered: set[str] = set()
     for record in responses:
         if record.key == _HEARTBEAT:
             continue
         findings.checked["responses"] += 1
-        response = RankingResponse.FromString(record.value)
+        response = findings.decode(RankingResponse, record)
+        if response is None:
+            continue
         user = response.user_id
         asked = served.requests.get(response.request_id)
         if not findings.expect(
@@ -198,6 +189,20 @@ def check_responses(
             continue
         findings.expect(
             response.candidates == asked.candidates, "response_candidates", record, user, "not the request's candidates"
+        )
+        findings.expect(
+            response.status != RESPONSE_STATUS_OK or response.stamp.seq_no >= asked.min_seq_no,
+            "response_behind",
+            record,
+            user,
+            f"seq_no {response.stamp.seq_no}, asked for was {asked.min_seq_no} or later",
+        )
+        findings.expect(
+            response.stamp.length == min(response.stamp.seq_no, serving_length),
+            "response_length",
+            record,
+            user,
+            f"{response.stamp.length} events of {response.stamp.seq_no}, {serving_length} serve",
         )
         findings.repeated["responses"] += response.response_id in served.responses
         served.responses[response.response_id] = response
@@ -213,7 +218,6 @@ def check_examples(
     histories: Histories,
     served: Served,
     events: Iterable[Landed],
-    refused: Collection[tuple[int, int]],
     impressions: Iterable[Landed],
     examples: Iterable[Landed],
     findings: Findings,
@@ -226,12 +230,13 @@ def check_examples(
     """Every shown request whose window has closed has one example, of what was shown, labelled by the rule.
 
     Args:
+        events: those that no dead letter refuses, and likewise the impressions.
         task_actions: task -> the actions that make it positive; an empty set means any.
         watermark_ms: requests before watermark_ms - label_window_ms must have their example.
     """
     touches: dict[str, set[tuple[int, int]]] = {}
     for record in events:
-        if record.key != _HEARTBEAT and (record.partition, record.offset) not in refused:
+        if record.key != _HEARTBEAT:
             event = BehaviourEvent.FromString(record.value)
             if event.HasField("request") and event.HasField("interaction"):
                 within = 0 <= record.timestamp_ms - event.request.request_time_ms <= label_window_ms
@@ -241,14 +246,16 @@ def check_examples(
     shown: dict[str, list[Impression]] = {}
     for record in impressions:
         if record.key != _HEARTBEAT:
-            impression = Impression.FromString(record.value)
-            if impression not in shown.setdefault(impression.request_id, []):
+            impression = findings.decode(Impression, record)
+            if impression is not None and impression not in shown.setdefault(impression.request_id, []):
                 shown[impression.request_id].append(impression)
 
     seen: set[tuple[str, int]] = set()
     for record in examples:
         findings.checked["examples"] += 1
-        example = TrainingExample.FromString(record.value)
+        example = findings.decode(TrainingExample, record)
+        if example is None:
+            continue
         user, name = example.user_id, (example.request_id, example.label_version)
         findings.expect(name not in seen, "example_doubled", record, user, f"{name[0]} label_version {name[1]}")
         seen.add(name)
@@ -264,10 +271,11 @@ def check_examples(
             continue
         assert response is not None
         findings.expect(example.stamp == response.stamp, "example_stamp", record, user, "not the response's stamp")
-        targets = b"".join(page.item_id for page in pages)
+        # An item on two pages counts where it was shown first.
+        items = tuple(dict.fromkeys(item for page in pages for (item,) in struct.iter_unpack("<Q", page.item_id)))
+        targets = struct.pack(f"<{len(items)}Q", *items)
         findings.expect(example.targets.item_id == targets, "example_targets", record, user, "not what was shown")
         touched = touches.get(example.request_id, set())
-        items = struct.unpack(f"<{len(targets) // 8}Q", targets)
         for labels in example.labels:
             actions = task_actions.get(labels.task)
             if findings.expect(actions is not None, "example_task", record, user, f"no rule for task {labels.task}"):

@@ -13,10 +13,10 @@ from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
 from typing import Final
 
+from infra.verify.findings import Findings
 from schemas.v1.behaviour_pb2 import BehaviourEvent
 from scorer.landing.bounded import Landed
 
-DEDUPE_WINDOW: Final = 256
 _DIGEST_VERSION: Final = 1
 _ROW = struct.Struct("<qQQIIIIB")
 _ROW_BYTES: Final = 41
@@ -34,6 +34,11 @@ def encode_row(event: BehaviourEvent) -> bytes:
     return _ROW.pack(
         event.event_time_ms, it.item_id, it.group_id, it.action, it.surface, it.watch_ms, it.duration_ms, present
     )
+
+
+def origin_of(user: int, epoch: int) -> int:
+    """digest(0)."""
+    return _hash(struct.pack("<BQQ", _DIGEST_VERSION, user, epoch))
 
 
 @dataclass
@@ -61,6 +66,8 @@ class Histories:
     """All users' histories, and what the rebuild counted."""
 
     generation: int
+    #: Newest accepted ids of a user among which a repeated one is a duplicate.
+    dedupe_window: int
     epochs: dict[tuple[int, int], Epoch] = field(default_factory=dict)
     current: dict[int, int] = field(default_factory=dict)
     records: int = 0
@@ -73,22 +80,24 @@ class Histories:
     _window: dict[int, deque[bytes]] = field(default_factory=dict)
     _newest_event_time: dict[int, int] = field(default_factory=dict)
 
-    def add_all(self, records: Iterable[Landed], refused: Collection[tuple[int, int]]) -> None:
+    def add_all(self, records: Iterable[Landed], refused: Collection[tuple[str, int, int]], findings: Findings) -> None:
         """Add the records of the events topic, each partition in order; `refused` are dead letters' coordinates."""
         for record in records:
-            self.add(record, refused)
+            self.add(record, refused, findings)
 
-    def add(self, record: Landed, refused: Collection[tuple[int, int]]) -> None:
+    def add(self, record: Landed, refused: Collection[tuple[str, int, int]], findings: Findings) -> None:
         """Add one record; see `add_all`."""
         if record.key == b"heartbeat":
             return
         self.records += 1
-        if (record.partition, record.offset) in refused:
+        if (record.topic, record.partition, record.offset) in refused:
             self.refused += 1
             return
-        event = BehaviourEvent.FromString(record.value)
+        event = findings.decode(BehaviourEvent, record)
+        if event is None:
+            return
         user = event.user_id
-        window = self._window.setdefault(user, deque(maxlen=DEDUPE_WINDOW))
+        window = self._window.setdefault(user, deque(maxlen=self.dedupe_window))
         if event.event_id in window:
             self.duplicates += 1
             return
@@ -121,6 +130,6 @@ class Histories:
         number = self.current[user]
         known = self.epochs.get((user, number))
         if known is None:
-            known = Epoch(origin=_hash(struct.pack("<BQQ", _DIGEST_VERSION, user, number)))
+            known = Epoch(origin=origin_of(user, number))
             self.epochs[user, number] = known
         return known

@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from rich.progress import Progress
-from scorer.sequences.follower import follow_to_end
 
-from infra.verify.checks import Findings, Mismatch, check_examples, check_responses, check_snapshots, check_updates
+from infra.verify.checks import check_examples, check_responses, check_snapshots, check_updates
+from infra.verify.findings import Findings, Mismatch
 from infra.verify.histories import Histories
 from schemas.topics import (
     DEAD_LETTER_TOPICS,
@@ -28,6 +28,7 @@ from schemas.topics import (
 from schemas.v1.operations_pb2 import DeadLetter, Heartbeat
 from schemas.v1.ranking_pb2 import Stamp
 from scorer.landing.bounded import Landed, read_bounded
+from scorer.sequences.follower import follow_to_end
 from scorer.sequences.store import SequenceStore
 from streaming.config import ExampleJobConfig, SequenceJobConfig
 
@@ -71,23 +72,25 @@ def verify(
         BoundedReadError: a topic is missing or the broker stopped answering.
     """
     findings = Findings()
-    refused: set[tuple[int, int]] = set()
+    refused: set[tuple[str, int, int]] = set()
     letters: dict[str, int] = {}
     for topic in DEAD_LETTER_TOPICS.values():
         for record in _read(bootstrap, topic, progress):
             letter = DeadLetter.FromString(record.value)
             letters[letter.reason] = letters.get(letter.reason, 0) + 1
-            if letter.source_topic == EVENTS.name:
-                refused.add((letter.source_partition, letter.source_offset))
+            refused.add((letter.source_topic, letter.source_partition, letter.source_offset))
 
-    histories = Histories(generation=sequence_job.sequence.generation)
+    def accepted(topic: Topic) -> Iterator[Landed]:
+        return (r for r in _read(bootstrap, topic, progress) if (r.topic, r.partition, r.offset) not in refused)
+
+    histories = Histories(sequence_job.sequence.generation, sequence_job.dedupe.window_events)
     watermarks: dict[int, int] = {}
     feedback: list[Landed] = []
     for record in _read(bootstrap, EVENTS, progress):
-        histories.add(record, refused)
+        histories.add(record, refused, findings)
         if record.key == HEARTBEAT_KEY:
             watermarks[record.partition] = Heartbeat.FromString(record.value).time_ms
-        elif (record.partition, record.offset) not in refused:
+        elif (record.topic, record.partition, record.offset) not in refused:
             feedback.append(record)
     check_updates(histories, _read(bootstrap, UPDATES, progress), findings)
     check_snapshots(histories, _read(bootstrap, SNAPSHOTS, progress), findings)
@@ -101,18 +104,18 @@ def verify(
 
         served = check_responses(
             histories,
-            _read(bootstrap, REQUESTS, progress),
+            accepted(REQUESTS),
             _read(bootstrap, RESPONSES, progress),
             findings,
             resolve,
+            serving_length=sequence_job.sequence.capacity,
         )
         rules = {label.task: frozenset() if label.actions == "any" else label.actions for label in example_job.labels}
         check_examples(
             histories,
             served,
             feedback,
-            refused,
-            _read(bootstrap, IMPRESSIONS, progress),
+            accepted(IMPRESSIONS),
             _read(bootstrap, EXAMPLES, progress),
             findings,
             resolve,

@@ -92,7 +92,12 @@ class ModelWatch:
 
     def look(self) -> None:
         """Take up what the registry says now."""
-        version = self._registry.current()
+        try:
+            version = self._registry.current()
+        except OSError as error:
+            self._metrics.reloads.labels("refused").inc()
+            _log.error("registry cannot be read, the model in service stays", extra={"error": str(error)})
+            return
         if version is None or version == self._model.version:
             return
         if version == self._refused and self._looks < _RETRY_AFTER_LOOKS:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NoReturn, TypeVar
+from typing import Final, NoReturn, TypeVar
 
 from pyflink.common import Configuration
 from pyflink.datastream import StreamExecutionEnvironment
@@ -15,6 +16,9 @@ from streaming.config import ConfigError, JobConfig, load_config
 from streaming.sections import JobSection
 
 C = TypeVar("C", bound=JobConfig)
+
+#: The broker where neither flag nor file should say it; the `flink` launcher sets it for a local cluster.
+BOOTSTRAP_VARIABLE: Final = "LONGRANK_BOOTSTRAP"
 
 
 def job_environment(job: JobSection) -> StreamExecutionEnvironment:
@@ -52,10 +56,13 @@ def parse_arguments(config_type: type[C], arguments: Sequence[str], description:
     """The configuration that a job's command line names. Ends the program with one line when it cannot be used."""
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument("--config", type=Path, help="YAML file; the shipped one when not given")
-    parser.add_argument("--bootstrap", help="Kafka's address, host:port; replaces kafka.bootstrap")
+    parser.add_argument(
+        "--bootstrap", help=f"Kafka's host:port; else ${BOOTSTRAP_VARIABLE}, else kafka.bootstrap of the file"
+    )
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="replaces one key: a.b=value")
     parsed = parser.parse_args(arguments)
-    overrides = [*parsed.set, *([f"kafka.bootstrap={parsed.bootstrap}"] if parsed.bootstrap else [])]
+    bootstrap = parsed.bootstrap or os.environ.get(BOOTSTRAP_VARIABLE)
+    overrides = [*parsed.set, *([f"kafka.bootstrap={bootstrap}"] if bootstrap else [])]
     try:
         return load_config(config_type, parsed.config, overrides)
     except ConfigError as error:

@@ -8,7 +8,8 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from infra.verify.checks import Findings, check_examples, check_responses, check_snapshots, check_updates
+from infra.verify.checks import check_examples, check_responses, check_snapshots, check_updates
+from infra.verify.findings import Findings
 from infra.verify.histories import Histories
 from schemas.digest import extend_digest, make_epoch, origin_digest
 from schemas.history import decode_events, encode_event
@@ -59,9 +60,9 @@ class World:
         return b"".join(self.rows[n] for n in range(stamp.first_seq_no, stamp.seq_no + 1))
 
     def check(self) -> Findings:
-        findings, histories = Findings(), Histories(generation=1)
+        findings, histories = Findings(), Histories(generation=1, dedupe_window=256)
         events = landed("behaviour.events.v1", self.events)
-        histories.add_all(events, refused=())
+        histories.add_all(events, (), findings)
         check_updates(histories, landed("sequence.updates.v1", self.updates), findings)
         check_snapshots(histories, landed("sequence.snapshots.v1", self.snapshots), findings)
         served = check_responses(
@@ -70,12 +71,12 @@ class World:
             landed("ranking.responses.v1", self.responses),
             findings,
             self.resolve,
+            serving_length=5,
         )
         check_examples(
             histories,
             served,
             events,
-            (),
             landed("ranking.impressions.v1", self.impressions),
             landed("training.examples.v1", self.examples),
             findings,
@@ -283,6 +284,23 @@ def _trainer_cannot_resolve(world: World) -> None:
     world.resolve_override = "evicted"
 
 
+def _truncated_history(world: World) -> None:
+    for stamp in (world.responses[0].stamp, world.examples[0].stamp):
+        stamp.first_seq_no, stamp.length = 4, 3
+
+
+def _empty_history(world: World) -> None:
+    world.requests[0].min_seq_no = 6
+    for stamp in (world.responses[0].stamp, world.examples[0].stamp):
+        stamp.first_seq_no, stamp.seq_no, stamp.length = 1, 0, 0
+        stamp.digest = origin_digest(USER, EPOCH)
+
+
+def _wrong_origin(world: World) -> None:
+    for stamp in (world.responses[0].stamp, world.examples[0].stamp):
+        stamp.first_seq_no, stamp.seq_no, stamp.length, stamp.digest = 1, 0, 0, 12345
+
+
 def _refused_response_to_nobody(world: World) -> None:
     world.responses[0].user_id += 1
 
@@ -306,6 +324,9 @@ def _refused_response_to_nobody(world: World) -> None:
         (_other_candidates, {"response_candidates"}),
         (_trainer_sees_other_bytes, {"stamp_bytes"}),
         (_trainer_cannot_resolve, {"stamp_unresolved"}),
+        (_truncated_history, {"response_length"}),
+        (_empty_history, {"response_behind"}),
+        (_wrong_origin, {"stamp_digest"}),
         (_refused_response_to_nobody, {"response_to_no_request", "response_missing", "example_of_no_request"}),
     ],
 )
@@ -314,6 +335,17 @@ def test_a_planted_fault_is_caught(world: World, plant: Callable[[World], None],
     mismatches = world.check().mismatches
     assert {mismatch.kind for mismatch in mismatches} >= kinds
     assert all(mismatch.user_id in (USER, USER + 1) and mismatch.where for mismatch in mismatches)
+
+
+def test_a_record_that_no_letter_excuses_is_a_mismatch_not_a_crash() -> None:
+    findings, histories = Findings(), Histories(generation=1, dedupe_window=256)
+    noise = Landed("behaviour.events.v1", 3, 9, START_MS, b"42", b"\xff")
+    histories.add_all([noise], (), findings)
+    served = check_responses(histories, [noise], [], findings, lambda *_: "evicted", serving_length=5)
+    assert served.requests == {}
+    assert [m.kind for m in findings.mismatches] == ["undecodable_without_letter"] * 2
+    histories.add_all([noise], {("behaviour.events.v1", 3, 9)}, findings)
+    assert (len(findings.mismatches), histories.refused) == (2, 1)
 
 
 def test_rebuild_counts_and_restarts_at_an_erase() -> None:
@@ -329,8 +361,8 @@ def test_rebuild_counts_and_restarts_at_an_erase() -> None:
         event(4, interaction=Interaction(item_id=9)),
         event(5, interaction=Interaction(item_id=9)),
     ]
-    histories = Histories(generation=1)
-    histories.add_all(landed("behaviour.events.v1", messages), refused={(3, 6)})  # type: ignore[arg-type]
+    histories = Histories(generation=1, dedupe_window=256)
+    histories.add_all(landed("behaviour.events.v1", messages), {("behaviour.events.v1", 3, 6)}, Findings())  # type: ignore[arg-type]
     assert (histories.accepted, histories.duplicates, histories.erased, histories.refused, histories.late) == (
         3,
         2,
