@@ -196,6 +196,8 @@ def prepare(words: Sequence[str], environment: Mapping[str, str]) -> tuple[list[
         env = Flink(cluster.home / "flink", info.logs, find_java_home()).environment()
         # A job of ours talks to the broker beside this Flink unless it is told otherwise.
         env.setdefault(BOOTSTRAP_VARIABLE, info.bootstrap)
+        # The client lives for seconds: compiling for the long run costs it more than it gains.
+        env.setdefault("JVM_ARGS", "-XX:TieredStopAtLevel=1 -XX:+UseSerialGC")
         arguments = rewrite(words, pack=pack, python=sys.executable, connector=None)
         if packed and (restarted := refresh_interpreters(cluster, packed[0].name)):
             sys.stderr.write(f"flink: {', '.join(restarted)} restarted, for the job's modules have changed\n")

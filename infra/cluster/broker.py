@@ -121,6 +121,8 @@ class Broker:
         return [
             str(self.java),
             f"-Xmx{heap_mb}m",
+            # A local broker lives for minutes: the second compiler would take more of the cores than it gives back.
+            "-XX:TieredStopAtLevel=1",
             "-XX:+UseG1GC",
             "-XX:MaxGCPauseMillis=20",
             "-XX:+ExitOnOutOfMemoryError",

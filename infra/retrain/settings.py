@@ -6,10 +6,10 @@ from pathlib import Path
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
-from scorer.training.gate import GateSettings
 
 from infra.errors import InfraError
 from scorer.features import FeatureSettings
+from scorer.training.gate import GateSettings
 from scorer.training.settings import TrainingSettings
 
 
