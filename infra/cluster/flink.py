@@ -201,7 +201,7 @@ class Flink:
             str(self.java_home / "bin" / "java"),
             *jvm,
             "-XX:+IgnoreUnrecognizedVMOptions",
-            # A JobManager has bursts of work and no hot loop: the second compiler would only take cores from the others.
+            # A JobManager has no hot loop: the second compiler would only take cores from the others.
             *(("-XX:TieredStopAtLevel=1",) if role is _JOBMANAGER else ()),
             # Flink sets a security manager; from Java 18 on that must be allowed, before it is the default.
             "-Djava.security.manager=allow",
