@@ -114,6 +114,8 @@ def run_loop(log: BehaviourLog, settings: DemoSettings, steps: Steps) -> Iterato
     sequence_config = load_config(SequenceJobConfig, SEQUENCE_CONFIG)
     example_config = load_config(ExampleJobConfig, EXAMPLE_CONFIG)
     window_ms = sequence_config.watermark.out_of_orderness_ms
+    if log.task not in {label.task for label in example_config.labels}:
+        raise InfraError(f"log {log.name} has task {log.task}, for which {EXAMPLE_CONFIG.name} has no label rule")
     with ExitStack() as stack:
         with steps.step("start"):
             cluster = LocalCluster(home)
