@@ -16,11 +16,11 @@ from infra.demo.quality import HISTORY_CUTS, Score, bundle_scores, quality, samp
 from infra.report.findings import Account, Quality, RunReport
 from schemas.history import History
 from schemas.topics import EXAMPLES, HEARTBEAT_KEY, PARTITIONS, RESPONSES, SNAPSHOTS, UPDATES
-from schemas.v1.ranking_pb2 import RankingResponse, Stamp
+from schemas.v1.ranking_pb2 import RankingResponse
 from schemas.v1.sequence_pb2 import SequenceUpdate
 from scorer.landing.bounded import read_bounded
 from scorer.landing.examples import take_examples
-from scorer.landing.resolve import build_dataset
+from scorer.landing.resolve import build_dataset, store_resolver
 from scorer.registry.registry import Registry
 from scorer.sequences.follower import follow_to_end
 from scorer.sequences.store import SequenceStore
@@ -135,11 +135,7 @@ def _later_requests(loop: Loop) -> RankingDataset:
     with SequenceStore(loop.trainer_store) as store:
         follow_to_end(loop.bootstrap, store, range(PARTITIONS))
 
-        def resolve(user_id: int, stamp: Stamp) -> bytes | str:
-            resolved = store.resolve(user_id, stamp)
-            return resolved.resolution.value if resolved.rows is None else resolved.rows.tobytes()
-
-        dataset, _ = build_dataset(cut.examples, resolve, (loop.log.task,), max_unresolved=0.0)
+        dataset, _ = build_dataset(cut.examples, store_resolver(store), (loop.log.task,), max_unresolved=0.0)
     return dataset
 
 

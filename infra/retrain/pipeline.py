@@ -22,12 +22,11 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from infra.errors import InfraError
 from infra.retrain.settings import RetrainSettings
 from schemas.topics import EXAMPLES, PARTITIONS
-from schemas.v1.ranking_pb2 import Stamp
 from scorer.export import ParityCase, export_bundle, load_weights
 from scorer.features import FeatureSettings
 from scorer.landing.bounded import read_bounded
 from scorer.landing.examples import ExampleCut, take_examples
-from scorer.landing.resolve import build_dataset
+from scorer.landing.resolve import build_dataset, store_resolver
 from scorer.metrics import RankingMetrics
 from scorer.model import STCA, model_settings
 from scorer.registry.manifest import TrainingRange
@@ -141,12 +140,8 @@ class Retrain:
         with self._console.status("following the sequences"), SequenceStore(self._work / "store") as store:
             follow_to_end(self._bootstrap, store, range(PARTITIONS))
 
-            def resolve(user_id: int, stamp: Stamp) -> bytes | str:
-                resolved = store.resolve(user_id, stamp)
-                return resolved.resolution.value if resolved.rows is None else resolved.rows.tobytes()
-
             dataset, outcomes = build_dataset(
-                cut.examples, resolve, self._settings.tasks, max_unresolved=self._settings.max_unresolved
+                cut.examples, store_resolver(store), self._settings.tasks, max_unresolved=self._settings.max_unresolved
             )
         self.report.outcomes = dict(outcomes)
         return dataset

@@ -26,8 +26,8 @@ from schemas.topics import (
     Topic,
 )
 from schemas.v1.operations_pb2 import DeadLetter, Heartbeat
-from schemas.v1.ranking_pb2 import Stamp
 from scorer.landing.bounded import Landed, read_bounded
+from scorer.landing.resolve import store_resolver
 from scorer.sequences.follower import follow_to_end
 from scorer.sequences.store import SequenceStore
 from streaming.config import ExampleJobConfig, SequenceJobConfig
@@ -98,10 +98,7 @@ def verify(
     with SequenceStore(scratch) as store:
         follow_to_end(bootstrap, store, range(PARTITIONS))
 
-        def resolve(user_id: int, stamp: Stamp) -> bytes | str:
-            resolved = store.resolve(user_id, stamp)
-            return resolved.resolution.value if resolved.rows is None else resolved.rows.tobytes()
-
+        resolve = store_resolver(store)
         served = check_responses(
             histories,
             accepted(REQUESTS),

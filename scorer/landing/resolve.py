@@ -1,4 +1,4 @@
-"""Stamps to histories: the examples as the trainer reads them. Pure but for the resolver handed in."""
+"""Stamps to histories: the examples as the trainer reads them."""
 
 from __future__ import annotations
 
@@ -11,10 +11,21 @@ import numpy as np
 from schemas.history import EVENT_BYTES, decode_events
 from schemas.v1.ranking_pb2 import Stamp
 from schemas.v1.training_pb2 import TrainingExample
+from scorer.sequences.store import SequenceStore
 from scorer.training.dataset import RankingDataset
 
 #: (user_id, stamp) -> the canonical bytes of the very events served, or why there are none.
 Resolver = Callable[[int, Stamp], bytes | str]
+
+
+def store_resolver(store: SequenceStore) -> Resolver:
+    """Resolves from a store that has followed the topics to where the stamps are."""
+
+    def resolve(user_id: int, stamp: Stamp) -> bytes | str:
+        resolved = store.resolve(user_id, stamp)
+        return resolved.resolution.value if resolved.rows is None else resolved.rows.tobytes()
+
+    return resolve
 
 
 class UnresolvedError(Exception):
