@@ -12,36 +12,23 @@ from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from hashlib import blake2b
-from typing import Final, NamedTuple
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 
 from infra.logs.behaviour_log import BehaviourLog
 from infra.replay.disturbance import DisturbancePlan, malformed_record
+from infra.replay.messages import Outgoing, event_message, impression_record, request_record
 from schemas import SCHEMA_VERSION
-from schemas.history import HAS_DURATION, HAS_GROUP, HAS_SURFACE, HAS_WATCH
 from schemas.limits import Limits
 from schemas.partitioner import partition_of, user_key
 from schemas.topics import EVENTS, HEARTBEAT_KEY, IMPRESSIONS, PARTITIONS, REQUESTS
-from schemas.v1.behaviour_pb2 import BehaviourEvent, Interaction, RequestRef
 from schemas.v1.operations_pb2 import Heartbeat
-from schemas.v1.ranking_pb2 import RESPONSE_STATUS_INVALID, Candidates, Impression, RankingRequest, RankingResponse
+from schemas.v1.ranking_pb2 import RESPONSE_STATUS_INVALID, RankingResponse
 
 #: Topics whose watermark the application's heartbeats move; the scorer forwards those of the requests.
 HEARTBEAT_TOPICS: Final = (EVENTS.name, REQUESTS.name, IMPRESSIONS.name)
-
-
-class Outgoing(NamedTuple):
-    """A record to produce."""
-
-    topic: str
-    key: bytes
-    value: bytes
-    timestamp_ms: int
-    partition: int
-    #: The event id or request id whose return ends a latency measurement.
-    awaited: bytes | str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -192,7 +179,8 @@ class Application:
         self.counts.behind_responses += response.stamp.seq_no < user.seq_no
         self._response_of[number] = response.response_id
         user.awaited_request = -1
-        yield self._impression(number, response)
+        self.counts.impressions += 1
+        yield impression_record(self._log, number, response)
         self._finish(user)
         yield from self._advance(user)
 
@@ -221,7 +209,7 @@ class Application:
                     return
                 user.awaited_request = entry - events
                 self.counts.requests += 1
-                yield self._request(entry - events, user)
+                yield request_record(self._log, entry - events, user.seq_no, self._settings.max_wait_ms)
                 return
             held = int(self._plan.held_for[entry])
             if held:
@@ -256,7 +244,9 @@ class Application:
                 self._mark_done(event)
 
     def _send_event(self, number: int, user: _User) -> Iterator[Outgoing]:
-        message = self._event(number)
+        request = int(self._log.event_request[number])
+        shown = self._response_of[request] if request >= 0 else None
+        message = event_message(self._log, number, self.event_id(number), shown)
         key = user_key(message.user_id)
         time = int(self._log.arrival_ms[number])
         record = Outgoing(EVENTS.name, key, message.SerializeToString(), time, partition_of(key, PARTITIONS))
@@ -272,70 +262,3 @@ class Application:
             self.counts.malformed += 1
             bad_key, value, partition = malformed_record(kind, message, time, PARTITIONS, self._limits)
             yield Outgoing(EVENTS.name, bad_key, value, time, partition)
-
-    def _event(self, number: int) -> BehaviourEvent:
-        row = self._log.event[number]
-        fields = int(row["fields"])
-        interaction = Interaction(item_id=int(row["item_id"]), action=int(row["action"]))
-        if fields & HAS_GROUP:
-            interaction.group_id = int(row["group_id"])
-        if fields & HAS_SURFACE:
-            interaction.surface = int(row["surface"])
-        if fields & HAS_WATCH:
-            interaction.watch_ms = int(row["watch_ms"])
-        if fields & HAS_DURATION:
-            interaction.duration_ms = int(row["duration_ms"])
-        message = BehaviourEvent(
-            schema_version=SCHEMA_VERSION,
-            user_id=int(self._log.event_user[number]),
-            event_id=self.event_id(number),
-            event_time_ms=int(row["event_time_ms"]),
-            interaction=interaction,
-        )
-        request = int(self._log.event_request[number])
-        if request >= 0:
-            message.request.CopyFrom(
-                RequestRef(
-                    request_id=self._log.request_id[request].decode(),
-                    response_id=self._response_of[request],
-                    request_time_ms=int(self._log.request_time_ms[request]),
-                )
-            )
-        return message
-
-    def _request(self, number: int, user: _User) -> Outgoing:
-        span = slice(self._log.candidate_offsets[number], self._log.candidate_offsets[number + 1])
-        time = int(self._log.request_time_ms[number])
-        message = RankingRequest(
-            schema_version=SCHEMA_VERSION,
-            request_id=self._log.request_id[number].decode(),
-            user_id=int(self._log.request_user[number]),
-            request_time_ms=time,
-            candidates=Candidates(
-                item_id=self._log.candidate_item[span].astype("<u8").tobytes(),
-                group_id=self._log.candidate_group[span].astype("<u8").tobytes(),
-            ),
-            min_seq_no=user.seq_no,
-            max_wait_ms=self._settings.max_wait_ms,
-        )
-        key = user_key(message.user_id)
-        value = message.SerializeToString()
-        return Outgoing(REQUESTS.name, key, value, time, partition_of(key, PARTITIONS), message.request_id)
-
-    def _impression(self, number: int, response: RankingResponse) -> Outgoing:
-        items = np.frombuffer(response.candidates.item_id, dtype="<u8")
-        scores = np.frombuffer(response.scores[0].scores, dtype="<f4")
-        shown = np.argsort(-scores, kind="stable")
-        time = int(self._log.request_time_ms[number])
-        message = Impression(
-            schema_version=SCHEMA_VERSION,
-            user_id=response.user_id,
-            request_id=response.request_id,
-            response_id=response.response_id,
-            request_time_ms=time,
-            impression_time_ms=time,
-            item_id=items[shown].tobytes(),
-        )
-        self.counts.impressions += 1
-        key = user_key(response.user_id)
-        return Outgoing(IMPRESSIONS.name, key, message.SerializeToString(), time, partition_of(key, PARTITIONS))

@@ -11,7 +11,8 @@ import numpy as np
 from kafka import KafkaConsumer, KafkaProducer, TopicPartition
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from infra.replay.application import Application, Outgoing
+from infra.replay.application import Application
+from infra.replay.messages import Outgoing
 from schemas.topics import HEARTBEAT_KEY, PARTITIONS, RESPONSES, UPDATES
 from schemas.v1.ranking_pb2 import RankingResponse
 from schemas.v1.sequence_pb2 import SequenceUpdate

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from infra.logs.behaviour_log import BehaviourLog
 from infra.logs.gitlog import read_gitlog
-from infra.replay.application import Application, Outgoing, ReplayError, ReplaySettings
+from infra.replay.application import Application, ReplayError, ReplaySettings
 from infra.replay.disturbance import (
     REASON,
     DisturbancePlan,
@@ -22,6 +22,7 @@ from infra.replay.disturbance import (
     Malformation,
     malformed_record,
 )
+from infra.replay.messages import Outgoing
 from schemas.limits import Limits
 from schemas.partitioner import partition_of
 from schemas.topics import EVENTS, HEARTBEAT_KEY, IMPRESSIONS, PARTITIONS, REQUESTS
