@@ -132,7 +132,10 @@ def _check_stamp(
         stamp.digest == wanted, "stamp_digest", record, user, f"seq_no {last}: {stamp.digest:016x} is not {wanted:016x}"
     ):
         resolved = resolve(user, stamp)
-        if isinstance(resolved, str):
+        if resolved == "erased" and histories.current.get(user, 0) > stamp.epoch:
+            # The events themselves say that the user asked to be forgotten after this was served.
+            findings.repeated["stamps_of_erased_users"] += 1
+        elif isinstance(resolved, str):
             findings.expect(False, "stamp_unresolved", record, user, f"seq_no {last}: {resolved}")
         else:
             wanted_rows = epoch.row_bytes(stamp.first_seq_no, last)

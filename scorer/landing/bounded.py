@@ -40,7 +40,7 @@ def read_bounded(
         end: offset after the last per partition; absent partitions end at what is committed now.
 
     Raises:
-        BoundedReadError: the topic does not exist, `begin` has aged out, or the broker stopped answering.
+        BoundedReadError: the topic does not exist, `begin` has aged out or lies beyond the end, or the broker stopped answering.
     """
     consumer = KafkaConsumer(
         bootstrap_servers=bootstrap,
@@ -70,6 +70,10 @@ def _read(consumer: Any, topic: str, begin: Mapping[int, int], end: Mapping[int,
         if first < oldest[partition]:
             raise BoundedReadError(
                 f"{topic}/{number}: offset {first} has aged out, the oldest record is {oldest[partition]}"
+            )
+        if first > newest[partition]:
+            raise BoundedReadError(
+                f"{topic}/{number}: offset {first} is beyond the end {newest[partition]}; was the topic made anew?"
             )
         last = min(end.get(number, newest[partition]), newest[partition])
         if first < last:

@@ -217,6 +217,16 @@ def test_repeated_deltas_and_responses_are_no_mismatch(world: World) -> None:
     assert findings.repeated == {"updates": 7, "responses": 1}
 
 
+def test_a_stamp_from_before_an_erase_is_counted_not_a_mismatch(world: World) -> None:
+    erase = BehaviourEvent(user_id=USER, event_id=bytes(16), event_time_ms=START_MS + 20_000, erase=Erase())
+    world.resolve_override = "erased"
+    assert {mismatch.kind for mismatch in world.check().mismatches} == {"stamp_unresolved"}
+    world.events.append(erase)
+    findings = world.check()
+    assert findings.mismatches == []
+    assert findings.repeated["stamps_of_erased_users"] == 2
+
+
 def _flip(world: World) -> None:
     world.updates[4].interaction.item_id ^= 1
 

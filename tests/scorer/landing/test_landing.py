@@ -8,11 +8,12 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from kafka import TopicPartition
 
 from schemas.history import EVENT_BYTES, HISTORY_DTYPE
 from schemas.v1.ranking_pb2 import Candidates, Stamp
 from schemas.v1.training_pb2 import TaskLabels, TrainingExample
-from scorer.landing.bounded import Landed
+from scorer.landing.bounded import BoundedReadError, Landed, _read
 from scorer.landing.examples import take_examples
 from scorer.landing.resolve import UnresolvedError, build_dataset
 
@@ -119,6 +120,28 @@ def test_no_examples_make_an_empty_dataset() -> None:
     dataset, outcomes = build_dataset([], resolve, ["touch"], max_unresolved=0)
     assert len(dataset) == len(dataset.events) == 0
     assert not outcomes
+
+
+class OneRecordTopic:
+    """Of a consumer: what `read_bounded` asks before it reads."""
+
+    def partitions_for_topic(self, topic: str) -> set[int] | None:
+        return {0} if topic == "there" else None
+
+    def beginning_offsets(self, partitions: list[TopicPartition]) -> dict[TopicPartition, int]:
+        return dict.fromkeys(partitions, 5)
+
+    def end_offsets(self, partitions: list[TopicPartition]) -> dict[TopicPartition, int]:
+        return dict.fromkeys(partitions, 6)
+
+
+@pytest.mark.parametrize(
+    ("topic", "begin", "message"),
+    [("missing", {}, "does not exist"), ("there", {0: 4}, "aged out"), ("there", {0: 7}, "beyond the end 6")],
+)
+def test_a_range_that_cannot_be_read_whole_is_refused(topic: str, begin: dict[int, int], message: str) -> None:
+    with pytest.raises(BoundedReadError, match=message):
+        list(_read(OneRecordTopic(), topic, begin, {}))
 
 
 def test_missing_task_is_named() -> None:
