@@ -40,7 +40,8 @@ def read_bounded(
         end: offset after the last per partition; absent partitions end at what is committed now.
 
     Raises:
-        BoundedReadError: the topic does not exist, `begin` has aged out or lies beyond the end, or the broker stopped answering.
+        BoundedReadError: the topic does not exist, `begin` has aged out or lies beyond the end, or the broker stopped
+            answering.
     """
     consumer = KafkaConsumer(
         bootstrap_servers=bootstrap,
