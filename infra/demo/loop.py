@@ -135,7 +135,11 @@ def run_loop(log: BehaviourLog, settings: DemoSettings, steps: Steps) -> Iterato
                     for name, config in (("sequence", SEQUENCE_CONFIG), ("example", EXAMPLE_CONFIG))
                 }
                 initialised.result()
-                scorer = stack.enter_context(ScorerProcess(info.bootstrap, home))
+                scorer = stack.enter_context(
+                    ScorerProcess(
+                        info.bootstrap, home / "registry", home / "store", home / "logs" / "scorer.log", home=home
+                    )
+                )
                 jobs = {name: job.result() for name, job in submitted.items()}
             scorer.wait_ready()
         untrained = _current(home)

@@ -24,12 +24,12 @@ _TERM_WAIT_S: Final = 30.0
 class ScorerProcess:
     """`longrank serve` with its log in a file; a context that ends it by its own handle."""
 
-    def __init__(self, bootstrap: str, home: Path) -> None:
-        """Starts it at once on the home's registry and store; `wait_ready` waits for its partitions.
+    def __init__(self, bootstrap: str, registry: Path, store: Path, log: Path, *, home: Path | None = None) -> None:
+        """Starts it at once; `wait_ready` waits for its partitions.
 
-        It carries the home's marker: should this process be killed, the cluster's `down` ends the scorer, too.
+        Args:
+            home: of a local cluster; its `down` ends this scorer, too, should its starter be killed.
         """
-        registry, store, log = home / "registry", home / "store", home / "logs" / "scorer.log"
         self._log = log
         self.metrics_port = choose_ports({"metrics": 0}, {})["metrics"]
         log.parent.mkdir(parents=True, exist_ok=True)
@@ -37,7 +37,11 @@ class ScorerProcess:
         argv += ["--registry", str(registry), "--store", str(store), "--metrics-port", str(self.metrics_port)]
         with log.open("ab") as file:
             self._process = subprocess.Popen(
-                argv, stdin=subprocess.DEVNULL, stdout=file, stderr=file, env={**os.environ, MARKER: str(home)}
+                argv,
+                stdin=subprocess.DEVNULL,
+                stdout=file,
+                stderr=file,
+                env={**os.environ, MARKER: str(home)} if home else None,
             )
 
     def __enter__(self) -> Self:
