@@ -30,6 +30,13 @@ _SIGNALS = signal.SIGTERM, signal.SIGINT
 @click.option("--threads", type=click.IntRange(1), default=1, show_default=True, help="ONNX Runtime's, per operator.")
 @click.option("--max-batch", type=click.IntRange(1), default=32, show_default=True, help="Requests scored in one turn.")
 @click.option(
+    "--keep-mb",
+    type=click.IntRange(0),
+    default=512,
+    show_default=True,
+    help="Memory for users' keys and values between requests; 0 encodes every request afresh.",
+)
+@click.option(
     "--reload-seconds", type=click.FloatRange(min=0.05), default=1.0, show_default=True, help="Between looks."
 )
 @click.option("--metrics-host", default="127.0.0.1", show_default=True, help="Where /metrics and /readyz listen.")
@@ -42,6 +49,7 @@ def command(
     store: Path | None,
     threads: int,
     max_batch: int,
+    keep_mb: int,
     reload_seconds: float,
     metrics_host: str,
     metrics_port: int,
@@ -77,7 +85,7 @@ def command(
         reload_s=reload_seconds,
         metrics_host=metrics_host,
         metrics_port=metrics_port,
-        settings=ServingSettings(max_batch=max_batch),
+        settings=ServingSettings(max_batch=max_batch, kept_bytes=keep_mb << 20),
     )
     try:
         serve(options, stop)

@@ -10,6 +10,7 @@ from schemas.v1.ranking_pb2 import RankingResponse
 from scorer.sequences.reads import ServedHistory
 from scorer.serving.desk import Waiting
 from scorer.serving.engine import EncodedHistory
+from scorer.serving.kept import Encoding, KeptEncodings
 from scorer.serving.models import Model
 from scorer.serving.requests import Unanswerable, check_tasks
 from scorer.serving.responses import scored_response
@@ -26,15 +27,19 @@ class Scored:
     #: The response, or why there is none.
     outcome: RankingResponse | Unanswerable
     events: int = 0
-    #: Its user was already encoded for another request of the batch.
-    shared: bool = False
+    #: How its user was encoded; None: already, for another request of the batch.
+    encoding: Encoding | None = None
     read_s: float = 0.0
     encode_s: float = 0.0
     score_s: float = 0.0
 
 
 def score_batch(
-    batch: Sequence[Waiting], model: Model, read_history: ReadHistory, clock: Callable[[], float]
+    batch: Sequence[Waiting],
+    model: Model,
+    read_history: ReadHistory,
+    kept: KeptEncodings,
+    clock: Callable[[], float],
 ) -> list[Scored]:
     """Score the requests of a batch, in order.
 
@@ -50,11 +55,12 @@ def score_batch(
             scored.append(Scored(waiting, unanswerable))
             continue
         started = read = encoded_at = clock()
-        shared = message.user_id in users
-        if not shared:
+        encoding: Encoding | None = None
+        if message.user_id not in users:
             served = read_history(message.user_id, model.max_history)
             read = clock()
-            users[message.user_id] = served, model.encode(served.rows, served.first_seq_no)
+            encoded, encoding = kept.encode(message.user_id, served, model)
+            users[message.user_id] = served, encoded
             encoded_at = clock()
         served, encoded = users[message.user_id]
         probabilities = model.score(encoded, request.item_ids, request.group_ids, message.request_time_ms)
@@ -66,7 +72,7 @@ def score_batch(
                 waiting,
                 response,
                 events=len(served.rows),
-                shared=shared,
+                encoding=encoding,
                 read_s=read - started,
                 encode_s=encoded_at - read,
                 score_s=finished - encoded_at,

@@ -13,7 +13,7 @@ import onnxruntime as ort
 from numpy.typing import NDArray
 
 from schemas.history import HISTORY_DTYPE, History
-from scorer.features import FeatureSettings, HistoryHead, featurise_history, featurise_targets
+from scorer.features import FeatureSettings, HistoryHead, featurise_history, featurise_targets, rebase_terms
 from scorer.registry.manifest import ENCODE_GRAPH, SCORE_GRAPH, Manifest
 from scorer.registry.registry import Bundle
 
@@ -75,6 +75,25 @@ class Engine:
         keys, values = self._encode.run([_KEYS, _VALUES], featurise_history(history, first_seq_no, head, self.features))
         return EncodedHistory(keys, values, head)
 
+    def extend(self, encoded: EncodedHistory, dropped: int, new: History, head: HistoryHead) -> EncodedHistory:
+        """An encoded history without its oldest `dropped` events and with `new` ones [n] after it: what `encode` gives
+        for the whole, up to rounding, for the price of n events.
+
+        Args:
+            head: of the whole.
+
+        Raises:
+            ValueError: `head` is before the encoded history's, or before one of the new events.
+        """
+        if not dropped and not len(new):
+            return encoded
+        features = featurise_history(new, head.seq_no - len(new) + 1, head, self.features)
+        keys, values = self._encode.run([_KEYS, _VALUES], features)
+        factors = rebase_terms(encoded.head, head, self.features)
+        return EncodedHistory(
+            _append(encoded.keys, dropped, keys, factors), _append(encoded.values, dropped, values, factors), head
+        )
+
     def score(
         self,
         encoded: EncodedHistory,
@@ -93,6 +112,16 @@ class Engine:
         ids = np.arange(1, targets + 1, dtype=np.uint64)
         for length in lengths:
             self.score(self.encode(np.zeros(length, dtype=HISTORY_DTYPE), 1), ids, ids, 0)
+
+
+def _append(
+    old: NDArray[np.float32], dropped: int, new: NDArray[np.float32], factors: NDArray[np.float32]
+) -> NDArray[np.float32]:
+    """[layers, L - dropped + n, heads, head_dim]; `factors` [J] move the old ones' terms, the last J columns."""
+    kept = old[:, dropped:]
+    joined: NDArray[np.float32] = np.concatenate([kept, new], axis=1)
+    joined[:, : kept.shape[1], :, -len(factors) :] *= factors
+    return joined
 
 
 def _session(bundle: Bundle, graph: str, device: Device, threads: int) -> Any:

@@ -23,6 +23,7 @@ from scorer.sequences.follower import Followed, Follower
 from scorer.sequences.store import SequenceStore
 from scorer.serving.batch import Scored, score_batch
 from scorer.serving.desk import Desk, Ledger
+from scorer.serving.kept import KeptEncodings
 from scorer.serving.metrics import Metrics
 from scorer.serving.models import Model
 from scorer.serving.outbox import Outbox
@@ -55,6 +56,7 @@ class ScorerLoop:
         self._intake, self._outbox, self._follower, self._store = intake, Outbox(outlet, clock), follower, store
         self._model, self._settings, self._metrics, self._clock = model, settings, metrics, clock
         self._desk = Desk(settings.max_wait_ms)
+        self._kept = KeptEncodings(settings.kept_bytes)
         self._lock = threading.Lock()
         #: Between a revocation and the assignment that follows it nothing is answered.
         self._suspended = True
@@ -195,7 +197,7 @@ class ScorerLoop:
         if not batch:
             return 0
         started, observe = self._clock(), self._metrics.stage.labels
-        for scored in score_batch(batch, self._model(), self._store.history, self._clock):
+        for scored in score_batch(batch, self._model(), self._store.history, self._kept, self._clock):
             arrival = scored.waiting.request.arrival
             if isinstance(scored.outcome, Unanswerable):
                 self._refuse(scored.waiting.ledger, arrival, scored.outcome)
@@ -204,6 +206,8 @@ class ScorerLoop:
             self._count_scored(scored, scored.outcome)
             observe("queue").observe(started - arrival.arrived)
         self._metrics.batch.observe(len(batch))
+        self._metrics.kept_bytes.set(self._kept.bytes)
+        self._metrics.kept_users.set(len(self._kept))
         return len(batch)
 
     def _count_scored(self, scored: Scored, response: RankingResponse) -> None:
@@ -212,9 +216,8 @@ class ScorerLoop:
         self._metrics.stale.inc(response.stale)
         self._metrics.history.observe(scored.events)
         self._metrics.stage.labels("score").observe(scored.score_s)
-        if scored.shared:
-            self._metrics.shared.inc()
-        else:
+        self._metrics.encodes.labels(scored.encoding.value if scored.encoding else "shared").inc()
+        if scored.encoding is not None:
             self._metrics.stage.labels("read").observe(scored.read_s)
             self._metrics.stage.labels("encode").observe(scored.encode_s)
 

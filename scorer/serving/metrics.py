@@ -40,7 +40,10 @@ class Metrics:
         self.stage = histogram("stage_seconds", "Time of a request's stage.", _SECONDS, "stage")
         self.batch = histogram("batch_requests", "Requests scored in one turn.", _REQUESTS)
         self.history = histogram("history_events", "Events of a scored request's history.", _EVENTS)
-        self.shared = counter("encodes_shared", "Requests that shared another's encoding in the same turn.")
+        #: how: cold (the whole history), warm (its new events alone), shared (with another request of the same turn).
+        self.encodes = counter("encodes", "Scored requests by how their user was encoded.", "how")
+        self.kept_bytes = gauge("kept_bytes", "Keys and values that are kept between requests.")
+        self.kept_users = gauge("kept_users", "Users whose keys and values are kept between requests.")
         self.stale = counter("stale", "Requests scored on a history that waits for repair.")
         self.ready = gauge("ready_requests", "Requests that could be scored now.")
         self.parked = gauge("parked_requests", "Requests that wait for their history.")

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from schemas.history import History
+from scorer.features import HistoryHead
 from scorer.registry.registry import Bundle, BundleError, Registry
 from scorer.serving.engine import EncodedHistory
 from scorer.serving.metrics import Metrics
@@ -38,6 +39,9 @@ class Model(Protocol):
 
     def encode(self, history: History, first_seq_no: int) -> EncodedHistory:
         """The user once."""
+
+    def extend(self, encoded: EncodedHistory, dropped: int, new: History, head: HistoryHead) -> EncodedHistory:
+        """The same user some events later."""
 
     def score(
         self,

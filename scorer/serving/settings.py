@@ -14,6 +14,8 @@ class ServingSettings:
     limits: Limits = field(default_factory=Limits)
     #: Requests scored in one turn, at most.
     max_batch: int = 32
+    #: Keys and values kept between requests, bytes; the least recently used go first.
+    kept_bytes: int = 512 << 20
     #: Requests taken and not yet answered, at most; beyond, no more are taken until some are.
     max_pending: int = 4_096
     #: A request waits for its history no longer, whatever its max_wait_ms says.

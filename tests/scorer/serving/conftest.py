@@ -39,11 +39,17 @@ class ToyModel:
 
     def encode(self, history, first_seq_no):
         self.encodes += 1
-        total = np.float32(history["item_id"].sum() + first_seq_no)
-        return EncodedHistory(total, total, HistoryHead.of(history, first_seq_no))
+        items = history["item_id"].astype(np.float32).reshape(1, -1, 1, 1)
+        return EncodedHistory(items, items, HistoryHead.of(history, first_seq_no))
+
+    def extend(self, encoded, dropped, new, head):
+        items = np.append(encoded.keys[0, dropped:, 0, 0], new["item_id"].astype(np.float32)).reshape(1, -1, 1, 1)
+        return EncodedHistory(items, items, head)
 
     def score(self, encoded, item_ids, group_ids, request_time_ms):
-        base = encoded.keys + item_ids + 3 * group_ids + request_time_ms % 7 + len(self.version)
+        first_seq_no = encoded.head.seq_no - encoded.keys.shape[1] + 1
+        total = np.float32(encoded.keys.astype(np.int64).sum() + first_seq_no)
+        base = total + item_ids + 3 * group_ids + request_time_ms % 7 + len(self.version)
         return np.stack([1 / (1 + base + at) for at in range(len(self.tasks))], axis=1).astype(np.float32)
 
 
@@ -223,3 +229,9 @@ def scorer(tmp_path: Path, log) -> Iterator[Scorer]:
 def make_scorer() -> type[Scorer]:
     """For property tests, which make one per example."""
     return Scorer
+
+
+@pytest.fixture(scope="session")
+def toy_model() -> type[ToyModel]:
+    """To make any number of."""
+    return ToyModel

@@ -74,6 +74,35 @@ def test_one_encoding_serves_requests_at_any_time_and_candidates_do_not_see_each
         np.testing.assert_allclose(alone[0], together[at], atol=1e-6)
 
 
+@pytest.mark.parametrize("kept", [1, 30, 100])
+def test_what_is_appended_event_by_event_scores_as_what_is_encoded_at_once(engine, kept):
+    # 400 events through a window of `kept`: everything that was encoded first has left it in the end.
+    rows, items = history(400), np.arange(1, 6, dtype=np.uint64)
+    encoded, length = engine.encode(rows[:1], 41), 1
+    for end in range(2, 401):
+        dropped = max(0, length + 1 - kept)
+        length += 1 - dropped
+        window = rows[end - length : end]
+        encoded = engine.extend(encoded, dropped, rows[end - 1 : end], HistoryHead.of(window, 41 + end - length))
+    afresh = engine.encode(rows[400 - length :], 41 + 400 - length)
+    assert encoded.head == afresh.head
+    np.testing.assert_allclose(encoded.keys, afresh.keys, atol=2e-5)
+    np.testing.assert_allclose(encoded.values, afresh.values, atol=2e-5)
+    warm, cold = (engine.score(each, items, items, NOW_MS + 9) for each in (encoded, afresh))
+    np.testing.assert_allclose(warm, cold, atol=1e-5)
+
+
+def test_an_encoding_that_is_current_is_not_copied(engine):
+    encoded = engine.encode(history(20), 1)
+    assert engine.extend(encoded, 0, history(0), encoded.head) is encoded
+
+
+def test_terms_do_not_move_backwards(engine):
+    encoded = engine.encode(history(20), 1)
+    with pytest.raises(ValueError, match="lie after"):
+        engine.extend(encoded, 1, history(0), HistoryHead(newest_ms=encoded.head.newest_ms - 1, seq_no=20))
+
+
 def test_warming_up_runs_every_size(engine):
     engine.warm_up(lengths=(0, 1, 64), targets=4)
 
