@@ -35,7 +35,7 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalCluster]:
     """A running local cluster of one broker, one JobManager and two TaskManagers of one slot each."""
     kept = os.environ.get(KEEP_VARIABLE)
     local = LocalCluster(kept or tmp_path_factory.mktemp("cluster"))
-    local.up(UpOptions(taskmanagers=TASKMANAGERS))
+    local.up(UpOptions(taskmanagers=TASKMANAGERS, short_lived=True))
     yield local
     if not kept:
         local.down()
@@ -47,7 +47,7 @@ def clean_cluster(cluster: LocalCluster) -> LocalCluster:
 
     Topics are those for replaying an old log. What the last test broke is mended here, not by that test.
     """
-    info = cluster.up(UpOptions(taskmanagers=TASKMANAGERS))
+    info = cluster.up(UpOptions(taskmanagers=TASKMANAGERS, short_lived=True))
     flink = FlinkRest(info.rest_url)
     for job in flink.jobs():
         if job.state not in TERMINAL_STATES:

@@ -186,13 +186,20 @@ class Flink:
 
     def jobmanager_argv(self, prometheus_port: int | None) -> list[str]:
         """The JobManager's command line."""
-        return self._argv(_JOBMANAGER, prometheus_port)
+        # A JobManager has no hot loop: the second compiler would only take cores from the others.
+        return self._argv(_JOBMANAGER, prometheus_port, one_compiler=True)
 
-    def taskmanager_argv(self, prometheus_port: int | None, resource_id: str) -> list[str]:
+    def taskmanager_argv(
+        self, prometheus_port: int | None, resource_id: str, *, short_lived: bool = False
+    ) -> list[str]:
         """One TaskManager's, under the id by which the REST interface will list it."""
-        return [*self._argv(_TASKMANAGER, prometheus_port), "-D", f"taskmanager.resource-id={resource_id}"]
+        return [
+            *self._argv(_TASKMANAGER, prometheus_port, one_compiler=short_lived),
+            "-D",
+            f"taskmanager.resource-id={resource_id}",
+        ]
 
-    def _argv(self, role: _Role, prometheus_port: int | None) -> list[str]:
+    def _argv(self, role: _Role, prometheus_port: int | None, *, one_compiler: bool) -> list[str]:
         """What flink-console.sh would `exec`, from the memory that `prepare` had Flink work out."""
         conf = self.directory / "conf"
         jvm, dynamic = json.loads((self.directory / "run" / f"{role.name}.json").read_text())
@@ -201,8 +208,7 @@ class Flink:
             str(self.java_home / "bin" / "java"),
             *jvm,
             "-XX:+IgnoreUnrecognizedVMOptions",
-            # A JobManager has no hot loop: the second compiler would only take cores from the others.
-            *(("-XX:TieredStopAtLevel=1",) if role is _JOBMANAGER else ()),
+            *(("-XX:TieredStopAtLevel=1",) if one_compiler else ()),
             # Flink sets a security manager; from Java 18 on that must be allowed, before it is the default.
             "-Djava.security.manager=allow",
             *settings["env"]["java"]["opts"]["all"].split(),

@@ -103,6 +103,7 @@ class LocalCluster:
                 home=self.home,
                 ports=plan.kept_ports | choose_ports(plan.ask, old.ports if old else {}),
                 prometheus=options.prometheus,
+                short_lived=options.short_lived,
                 processes=kept,
                 started=old.started if old else 0,
             )
@@ -134,7 +135,8 @@ class LocalCluster:
                 argv, env = flink.jobmanager_argv(prometheus_port), flink.environment()
                 ports |= {purpose: info.ports[purpose] for purpose in ("rest", "jobmanager-rpc")}
             else:
-                argv, env = flink.taskmanager_argv(prometheus_port, resource_id), flink.environment()
+                argv = flink.taskmanager_argv(prometheus_port, resource_id, short_lived=info.short_lived)
+                env = flink.environment()
             process = spawn(
                 name, argv, home=self.home, env=env, log=info.logs / f"{name}.log", ports=ports, resource_id=resource_id
             )

@@ -21,6 +21,9 @@ class UpOptions:
     jobmanager_rpc_port: int = 0
     #: Flink's Prometheus reporter. It listens on every interface of the machine: it has no setting for that.
     prometheus: bool = False
+    #: For a cluster of minutes: TaskManagers without the JVM's second compiler, which costs each of them 12 s of CPU
+    #: before it pays.
+    short_lived: bool = False
     timeout_s: float = 180.0
 
     def names(self) -> list[str]:

@@ -33,6 +33,8 @@ class ClusterInfo:
     home: Path
     ports: Mapping[str, int]
     prometheus: bool = False
+    #: See `UpOptions`.
+    short_lived: bool = False
     processes: Mapping[str, ProcessRef] = field(default_factory=dict)
     #: How many processes were ever started here; part of a TaskManager's id, which no two may share.
     started: int = 0

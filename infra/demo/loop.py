@@ -127,7 +127,7 @@ def run_loop(log: BehaviourLog, settings: DemoSettings, steps: Steps) -> Iterato
                 initialised = pool.submit(
                     _longrank, home, "bundle", "init", "--preset", "tiny", "--registry", str(home / "registry")
                 )
-                info = cluster.up(UpOptions(taskmanagers=2), fresh=True)
+                info = cluster.up(UpOptions(taskmanagers=2, short_lived=True), fresh=True)
                 apply_topics(info.bootstrap, replay=True)
                 rest = FlinkRest(info.rest_url)
                 submitted = {

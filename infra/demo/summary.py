@@ -28,7 +28,7 @@ from scorer.serving.engine import Engine
 from scorer.training.dataset import RankingDataset
 
 #: Later requests that are scored again with less history, by either model; the seed of the demo draws them.
-_RESCORED: Final = 1_000
+_RESCORED: Final = 500
 #: Points of a curve in the page.
 _SAMPLES: Final = 2_000
 

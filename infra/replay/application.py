@@ -1,7 +1,7 @@
 """The application of the loop as a pure state machine: it is told what came back and says what to send.
 
-Every user's log entries go out in order: an event at once, a request when all that the user was sent for has become
-visible as deltas, its impression and feedback when the response is there. Users overlap freely within a window of log
+Every user's log entries go out in order: an event at once, a request with the number that the user's history must have
+reached before it is scored, its impression and feedback when the response is there. Users overlap freely within a window of log
 time, which bounds how far the records of one topic can be out of order.
 """
 
@@ -66,7 +66,10 @@ class _User:
     entries: deque[int] = field(default_factory=deque)
     #: Event ids sent and not yet seen as a delta.
     unseen: set[bytes] = field(default_factory=set)
+    #: Newest seen.
     seq_no: int = 0
+    #: min_seq_no of the awaited request.
+    asked_seq_no: int = 0
     awaited_request: int = -1
 
 
@@ -159,7 +162,7 @@ class Application:
         user.seq_no = max(user.seq_no, seq_no)
         self._in_flight -= 1
         self.counts.deltas += 1
-        if not user.unseen and user.awaited_request < 0:
+        if user.awaited_request < 0:
             yield from self._advance(user)
 
     def on_response(self, response: RankingResponse) -> Iterator[Outgoing]:
@@ -176,7 +179,7 @@ class Application:
         if response.status == RESPONSE_STATUS_INVALID:
             raise ReplayError(f"request {response.request_id} of user {response.user_id} refused: {response.error}")
         self.counts.responses += 1
-        self.counts.behind_responses += response.stamp.seq_no < user.seq_no
+        self.counts.behind_responses += response.stamp.seq_no < user.asked_seq_no
         self._response_of[number] = response.response_id
         user.awaited_request = -1
         self.counts.impressions += 1
@@ -205,11 +208,14 @@ class Application:
         while user.entries and user.awaited_request < 0:
             entry = user.entries[0]
             if entry >= events:
-                if user.unseen:
+                if user.unseen and not user.seq_no:
+                    # Where this user's numbers begin is known from the first delta on.
                     return
                 user.awaited_request = entry - events
+                # What is on its way gets the next numbers, so the scorer can be told now what to wait for.
+                user.asked_seq_no = user.seq_no + len(user.unseen)
                 self.counts.requests += 1
-                yield request_record(self._log, entry - events, user.seq_no, self._settings.max_wait_ms)
+                yield request_record(self._log, entry - events, user.asked_seq_no, self._settings.max_wait_ms)
                 return
             held = int(self._plan.held_for[entry])
             if held:
