@@ -1,8 +1,8 @@
 """The application of the loop as a pure state machine: it is told what came back and says what to send.
 
 Every user's log entries go out in order: an event at once, a request with the number that the user's history must have
-reached before it is scored, its impression and feedback when the response is there. Users overlap freely within a window of log
-time, which bounds how far the records of one topic can be out of order.
+reached before it is scored, its impression and feedback when the response is there. Users overlap freely within a
+window of log time, which bounds how far the records of one topic can be out of order.
 """
 
 from __future__ import annotations

@@ -73,7 +73,7 @@ class ReplayDriver:
         self._consumer = KafkaConsumer(
             bootstrap_servers=bootstrap,
             enable_auto_commit=False,
-            # What came within a poll's time comes at once: a fetch costs the broker as much for one record as for fifty.
+            # What came within a poll's time comes at once: one record costs the broker a fetch, as fifty do.
             fetch_max_wait_ms=_POLL_MS,
             fetch_min_bytes=65_536,
             max_poll_records=2_000,
