@@ -13,6 +13,7 @@ COMMANDS: Final = {
     "status": ("status", "Say what runs where."),
     "down": ("down", "Stop exactly what `up` started."),
     "topics": ("topics", "Create or check the topics and the first offsets."),
+    "config": ("config", "Show a job's configuration as it takes effect."),
     "replay": ("replay", "Send a recorded log as live traffic."),
     "serve": ("serve", "Answer score requests from Kafka."),
     "retrain": ("retrain", "Train on what was served; gate, export, publish."),

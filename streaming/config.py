@@ -182,6 +182,12 @@ def load_config(config_type: type[C], path: Path | None, overrides: Sequence[str
         raise ConfigError(f"{name}: {problems}") from error
 
 
+def effective_yaml(config: JobConfig) -> str:
+    """Every key with its value, as YAML that `load_config` reads back to an equal configuration."""
+    text: str = yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False)
+    return text
+
+
 def _override(document: dict[str, Any], override: str) -> None:
     path, equals, text = override.partition("=")
     if not equals:

@@ -6,7 +6,9 @@ import pickle
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 
+from infra.cli import main
 from schemas.limits import Limits
 from schemas.topics import UPDATES
 from streaming.config import ConfigError, ExampleJobConfig, JobConfig, SequenceJobConfig, load_config
@@ -89,3 +91,29 @@ def test_overrides_that_cannot_be(override: str) -> None:
 def test_a_missing_file(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"none\.yaml"):
         load_config(SequenceJobConfig, tmp_path / "none.yaml")
+
+
+@pytest.mark.parametrize(
+    ("job", "config_type", "override"),
+    [
+        ("sequence", SequenceJobConfig, "snapshot.jitter=0.25"),
+        ("example", ExampleJobConfig, "labels=[{task: touch}, {task: share, actions: [4, 3]}]"),
+    ],
+)
+def test_what_config_show_prints_is_accepted_again(
+    job: str, config_type: type[JobConfig], override: str, tmp_path: Path
+) -> None:
+    words = ["config", "show", job, "--set", override, "--set", "kafka.properties.a=b"]
+    shown = CliRunner().invoke(main, words)
+    assert shown.exit_code == 0, shown.output
+    path = tmp_path / "shown.yaml"
+    path.write_text(shown.output)
+    assert load_config(config_type, path) == load_config(config_type, None, [override, "kafka.properties.a=b"])
+    again = CliRunner().invoke(main, ["config", "show", job, "--config", str(path)])
+    assert again.output == shown.output
+
+
+def test_config_show_ends_with_one_line_on_a_mistake() -> None:
+    shown = CliRunner().invoke(main, ["config", "show", "--set", "sequence.capacity=0"])
+    assert shown.exit_code == 1
+    assert "sequence.capacity" in shown.output
