@@ -21,6 +21,7 @@ COMMANDS: Final = {
     "verify": ("verify", "Prove that training sees what serving saw."),
     "inspect": ("inspect", "Print one user's history."),
     "dlq": ("dlq", "List and show dead letters."),
+    "bench": ("bench", "Measure: speed, size, faults."),
     "demo": ("demo", "The whole loop on the bundled log."),
 }
 
