@@ -94,6 +94,8 @@ class SequenceJobConfig(JobConfig):
             snapshot_max_age_ms=self.snapshot.max_age_ms,
             snapshot_jitter=self.snapshot.jitter,
             chunk_events=self.state.chunk_events,
+            chunk_version=self.state.write_version,
+            packing_version=self.snapshot.write_version,
         )
 
 

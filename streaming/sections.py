@@ -11,10 +11,12 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, create_model, model_validator
 
 from schemas.limits import Limits
+from schemas.packing import PACKING_VERSION, PACKING_VERSIONS
 from schemas.topics import UPDATES
 
 Count = Annotated[int, Field(ge=1)]
 Name = Annotated[str, Field(min_length=1)]
+PackingVersion = Annotated[int, Field(ge=PACKING_VERSIONS[0], le=PACKING_VERSION)]
 Milliseconds = Annotated[int, Field(ge=0)]
 PositiveMilliseconds = Annotated[int, Field(ge=1)]
 
@@ -105,6 +107,8 @@ class SnapshotSection(Section):
     every_events: Count = 1_000
     max_age_ms: PositiveMilliseconds = 86_400_000
     jitter: Annotated[float, Field(ge=0, le=1)] = 0.5
+    #: Layout of the packed history (schemas/packing); every reader takes the older ones, too.
+    write_version: PackingVersion = PACKING_VERSION
 
     @model_validator(mode="after")
     def _before_the_updates_expire(self) -> Self:
@@ -118,6 +122,8 @@ class StateSection(Section):
 
     #: Events in a chunk; a user keeps what it was when the user's epoch began.
     chunk_events: Annotated[int, Field(ge=1, le=65_535)] = 64
+    #: Layout of new chunks; all are read. Raise it a release after the readers have it: then a release can be undone.
+    write_version: PackingVersion = PACKING_VERSION
 
 
 class LabelSection(Section):

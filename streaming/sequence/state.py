@@ -16,10 +16,10 @@ import numpy as np
 
 from schemas.digest import extend_digest_over, origin_digest
 from schemas.history import EVENT_BYTES, History, decode_events
-from schemas.packing import pack_history, unpack_history
+from schemas.packing import PACKING_VERSIONS, pack_history, unpack_history
 
-#: What is written, and what is read. A new layout is read one release before it is written.
-STATE_VERSION: Final = 1
+#: The header's layout. (A chunk begins with the version of its packing.)
+HEADER_VERSION: Final = 1
 EVENT_ID_BYTES: Final = 16
 #: Below every accepted event time.
 NO_TIME_MS: Final = -(1 << 63)
@@ -86,7 +86,7 @@ class Header:
         """Bytes for the state."""
         return (
             _HEADER.pack(
-                STATE_VERSION,
+                HEADER_VERSION,
                 self.chunk_events,
                 len(self.event_ids) // EVENT_ID_BYTES,
                 self.epoch,
@@ -110,7 +110,7 @@ class Header:
         Raises:
             StateError: another layout version, or another length than the counts say.
         """
-        if len(packed) < _HEADER.size or packed[0] != STATE_VERSION:
+        if len(packed) < _HEADER.size or packed[0] != HEADER_VERSION:
             raise StateError(f"header of {len(packed)} bytes, layout {packed[:1].hex()}: not readable here")
         (_, chunk_events, ids, epoch, seq_no, digest, first_chunk, tail_digest, covered, deadline, timer, newest) = (
             _HEADER.unpack_from(packed)
@@ -151,10 +151,10 @@ class Header:
         return max(1, self.seq_no - kept_events + 1, self.first_chunk * self.chunk_events + 1)
 
 
-def pack_chunk(digest_before: int, events: bytes) -> bytes:
-    """A full chunk: the digest before its first event, and its events. The digest lets eviction keep base digests
-    known without recomputing the chain."""
-    return _CHUNK.pack(STATE_VERSION, digest_before) + pack_history(decode_events(events))
+def pack_chunk(digest_before: int, events: bytes, version: int) -> bytes:
+    """A full chunk: the digest before its first event, and its events in this layout of `schemas.packing`. The digest
+    lets eviction keep base digests known without recomputing the chain."""
+    return _CHUNK.pack(version, digest_before) + pack_history(decode_events(events), version)
 
 
 def unpack_chunk(number: int, chunk: bytes | None) -> tuple[int, History]:
@@ -165,7 +165,7 @@ def unpack_chunk(number: int, chunk: bytes | None) -> tuple[int, History]:
     """
     if chunk is None:
         raise StateError(f"chunk {number} is missing")
-    if len(chunk) < _CHUNK.size or chunk[0] != STATE_VERSION:
+    if len(chunk) < _CHUNK.size or chunk[0] not in PACKING_VERSIONS:
         raise StateError(f"chunk {number} of {len(chunk)} bytes, layout {chunk[:1].hex()}: not readable here")
     try:
         return _CHUNK.unpack_from(chunk)[1], unpack_history(chunk[_CHUNK.size :])

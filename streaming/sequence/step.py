@@ -12,7 +12,7 @@ from typing import Final, NamedTuple
 from schemas import SCHEMA_VERSION
 from schemas.digest import DIGEST_VERSION, extend_digest, make_epoch
 from schemas.history import encode_event
-from schemas.packing import pack_history
+from schemas.packing import PACKING_VERSION, pack_history
 from schemas.v1.behaviour_pb2 import BehaviourEvent
 from schemas.v1.sequence_pb2 import SequenceSnapshot, SequenceUpdate
 from streaming.sequence.state import Header, UserState, pack_chunk, read_kept
@@ -40,6 +40,9 @@ class SequenceSettings:
     snapshot_jitter: float
     #: Events in a chunk of the state.
     chunk_events: int
+    #: Layouts of `schemas.packing` for new chunks and for snapshots.
+    chunk_version: int = PACKING_VERSION
+    packing_version: int = PACKING_VERSION
 
     @property
     def kept_events(self) -> int:
@@ -132,7 +135,10 @@ class SequenceStep:
 
         header.tail += encoded
         if header.seq_no % header.chunk_events == 0:
-            state.put_chunk(header.seq_no // header.chunk_events - 1, pack_chunk(header.tail_digest, header.tail))
+            state.put_chunk(
+                header.seq_no // header.chunk_events - 1,
+                pack_chunk(header.tail_digest, header.tail, self._settings.chunk_version),
+            )
             header.tail, header.tail_digest = b"", header.digest
         evicted = self._evict(state, header)
 
@@ -198,7 +204,7 @@ class SequenceStep:
             digest_version=DIGEST_VERSION,
             base_digest=base_digest,
             digest=header.digest,
-            packed=pack_history(events),
+            packed=pack_history(events, self._settings.packing_version),
         )
 
     def snapshot_age_ms(self, user_id: int) -> int:

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import subprocess
 import sys
 from importlib import resources
 from pathlib import Path
 
-import numpy as np
 import pytest
 from google.protobuf import descriptor_pool, json_format, message_factory
 from google.protobuf.descriptor_pb2 import FileDescriptorSet
@@ -20,8 +18,7 @@ from kafka.partitioner.default import murmur2 as kafka_murmur2
 from schemas import topics
 from schemas.compat import MODULES, breaking_changes, current_descriptors
 from schemas.digest import extend_digest, extend_digest_over, make_epoch, origin_digest
-from schemas.history import EVENT_BYTES, HISTORY_DTYPE, decode_events, encode_event
-from schemas.packing import pack_history, unpack_history
+from schemas.history import EVENT_BYTES, decode_events, encode_event
 from schemas.partitioner import murmur2, partition_of
 from schemas.v1.behaviour_pb2 import Interaction
 
@@ -83,11 +80,6 @@ def test_digest_vectors() -> None:
         assert digest == link["digest"]
 
 
-def test_packing_vectors() -> None:
-    for vector in VECTORS["packing"]:
-        assert unpack_history(bytes.fromhex(vector["packed"])).tobytes().hex() == vector["rows"]
-
-
 def test_partitioner_vectors() -> None:
     for vector in VECTORS["murmur2"]:
         key = vector["key"].encode()
@@ -97,28 +89,6 @@ def test_partitioner_vectors() -> None:
 @given(st.binary(max_size=40))
 def test_partitioner_is_kafkas(key: bytes) -> None:
     assert murmur2(key) == kafka_murmur2(bytearray(key)) & 0xFFFFFFFF
-
-
-@given(st.binary(max_size=40 * EVENT_BYTES).map(lambda raw: raw[: len(raw) // EVENT_BYTES * EVENT_BYTES]))
-def test_packing_round_trips_any_rows(encoded: bytes) -> None:
-    history = decode_events(encoded)
-    packed = pack_history(history)
-    assert pack_history(history) == packed
-    assert unpack_history(packed).tobytes() == encoded
-
-
-@given(st.binary(max_size=200))
-def test_unpacking_noise_raises_value_error_or_gives_rows(noise: bytes) -> None:
-    with contextlib.suppress(ValueError):
-        assert unpack_history(noise).dtype == HISTORY_DTYPE
-
-
-def test_every_truncation_of_a_packed_history_is_refused() -> None:
-    rng = np.random.default_rng(0)
-    packed = pack_history(decode_events(rng.bytes(30 * EVENT_BYTES)))
-    for length in range(len(packed)):
-        with pytest.raises(ValueError, match="packed history"):
-            unpack_history(packed[:length])
 
 
 def test_absent_and_zero_are_different_events() -> None:

@@ -11,10 +11,10 @@ from hypothesis import strategies as st
 from sequence_oracle import DictState, Oracle
 
 from schemas.digest import make_epoch
-from schemas.packing import unpack_history
+from schemas.packing import PACKING_VERSION, PACKING_VERSIONS, unpack_history
 from schemas.v1.behaviour_pb2 import BehaviourEvent, Erase, Interaction
 from schemas.v1.sequence_pb2 import SequenceSnapshot, SequenceUpdate
-from streaming.sequence.state import STATE_VERSION, Header, StateError
+from streaming.sequence.state import HEADER_VERSION, Header, StateError
 from streaming.sequence.step import Outcome, SequenceSettings, SequenceStep
 
 USER = 77
@@ -63,6 +63,8 @@ RULES = st.builds(
     snapshot_every_events=st.integers(1, 12),
     snapshot_jitter=st.floats(0, 1),
     chunk_events=st.integers(1, 5),
+    chunk_version=st.sampled_from(PACKING_VERSIONS),
+    packing_version=st.sampled_from(PACKING_VERSIONS),
 )
 
 
@@ -255,13 +257,13 @@ def test_foreign_state_is_refused_with_its_place() -> None:
     feed(world, 7)
     assert world.state.header is not None
     good = world.state.header
-    for damaged in (bytes([STATE_VERSION + 1]) + good[1:], good[:-1], b""):
+    for damaged in (bytes([HEADER_VERSION + 1]) + good[1:], good[:-1], b""):
         world.state.header = damaged
         with pytest.raises(StateError):
             feed(world, 1, 7)
     world.state.header = good
     eager = SequenceStep(rules(snapshot_every_events=1))
-    for chunk in (bytes([STATE_VERSION + 1]) + world.state.chunks[1][1:], world.state.chunks[1][:-1]):
+    for chunk in (bytes([PACKING_VERSION + 1]) + world.state.chunks[1][1:], world.state.chunks[1][:-1]):
         world.state.chunks[1] = chunk
         with pytest.raises(StateError, match="chunk 1"):
             eager.on_event(copy.deepcopy(world.state), message(Op("event", 99, 0)), 0, 0, 0)

@@ -1,0 +1,113 @@
+"""Packing: any rows come back, in every layout; noise and lies are refused; repeats are said once."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from importlib import resources
+from pathlib import Path
+
+import numpy as np
+import pytest
+import zstandard
+from hypothesis import given
+from hypothesis import strategies as st
+
+from schemas.history import EVENT_BYTES, HAS_DURATION, HAS_GROUP, HISTORY_DTYPE, decode_events
+from schemas.packing import MAX_PACKED_EVENTS, PACKING_VERSIONS, pack_history, unpack_history
+
+VECTORS = json.loads((Path(str(resources.files("schemas"))) / "golden" / "v1" / "vectors.json").read_text())["packing"]
+versions = pytest.mark.parametrize("version", PACKING_VERSIONS)
+
+
+@st.composite
+def rows(draw: st.DrawFn) -> np.ndarray:
+    """Any bytes as rows, some of them repeated, some with columns that are functions of the item."""
+    encoded = draw(st.binary(max_size=30 * EVENT_BYTES).map(lambda raw: raw[: len(raw) // EVENT_BYTES * EVENT_BYTES]))
+    history = np.tile(decode_events(encoded), draw(st.integers(1, 4))).copy()
+    if draw(st.booleans()):
+        history["group_id"] = history["item_id"] // np.uint64(3)
+    if draw(st.booleans()):
+        history["event_time_ms"] = history["event_time_ms"] // 1_000 * 1_000
+    return history
+
+
+@pytest.mark.parametrize("vector", VECTORS, ids=lambda vector: f"{vector['version']}-{len(vector['rows'])}")
+def test_packing_vectors(vector) -> None:
+    packed = bytes.fromhex(vector["packed"])
+    assert unpack_history(packed).tobytes().hex() == vector["rows"]
+    assert pack_history(decode_events(bytes.fromhex(vector["rows"])), vector["version"]) == packed
+
+
+def test_every_layout_has_vectors() -> None:
+    assert {vector["version"] for vector in VECTORS} == set(PACKING_VERSIONS)
+
+
+@versions
+@given(history=rows())
+def test_any_rows_come_back(version: int, history: np.ndarray) -> None:
+    packed = pack_history(history, version)
+    assert pack_history(history, version) == packed
+    assert unpack_history(packed).tobytes() == history.tobytes()
+
+
+@given(st.binary(max_size=200), st.sampled_from(PACKING_VERSIONS), st.integers(0, 20))
+def test_noise_raises_value_error_or_gives_rows(noise: bytes, version: int, n: int) -> None:
+    for packed in (noise, bytes([version, 0]) + n.to_bytes(4, "little") + noise):
+        with contextlib.suppress(ValueError):
+            assert unpack_history(packed).dtype == HISTORY_DTYPE
+
+
+@versions
+@given(history=rows(), data=st.data())
+def test_a_changed_byte_raises_value_error_or_gives_rows(version: int, history: np.ndarray, data) -> None:
+    packed = bytearray(pack_history(history, version))
+    packed[data.draw(st.integers(0, len(packed) - 1))] = data.draw(st.integers(0, 255))
+    with contextlib.suppress(ValueError):
+        assert unpack_history(bytes(packed)).dtype == HISTORY_DTYPE
+
+
+@versions
+def test_every_truncation_is_refused(version: int) -> None:
+    random = decode_events(np.random.default_rng(0).bytes(30 * EVENT_BYTES))
+    for history in (random, np.repeat(random, 3)):
+        packed = pack_history(history, version)
+        for length in range(len(packed)):
+            with pytest.raises(ValueError, match="packed history"):
+                unpack_history(packed[:length])
+
+
+@versions
+def test_a_frame_that_claims_gigabytes_is_refused_before_they_are_allocated(version: int) -> None:
+    frame = zstandard.ZstdCompressor().compress(bytes(64 << 20))
+    head = b"\xff" * len(pack_history(decode_events(b""), 1)[6:]) if version == 1 else b""
+    with pytest.raises(ValueError, match=r"claims 67108864 bytes"):
+        unpack_history(bytes([version, 1]) + (9).to_bytes(4, "little") + head + frame)
+
+
+@versions
+def test_more_events_than_the_limit_are_refused(version: int) -> None:
+    with pytest.raises(ValueError, match="packing limit"):
+        pack_history(np.zeros(MAX_PACKED_EVENTS + 1, dtype=HISTORY_DTYPE), version)
+    with pytest.raises(ValueError, match="not readable here"):
+        unpack_history(bytes([version, 0]) + (MAX_PACKED_EVENTS + 1).to_bytes(4, "little"))
+
+
+def test_an_unknown_layout_is_refused() -> None:
+    with pytest.raises(ValueError, match="no packing layout 9"):
+        pack_history(decode_events(b""), 9)
+    with pytest.raises(ValueError, match="layout 9"):
+        unpack_history(b"\x09" + bytes(20))
+
+
+def test_what_repeats_is_said_once() -> None:
+    rng = np.random.default_rng(5)
+    videos, durations = rng.integers(1, 1 << 63, 300), rng.integers(3_000, 60_000, 300)
+    history = np.zeros(10_000, dtype=HISTORY_DTYPE)
+    which = rng.integers(0, 300, 10_000)
+    history["item_id"], history["duration_ms"], history["group_id"] = videos[which], durations[which], which // 7 + 1
+    history["event_time_ms"] = 1_700_000_000_000 + np.cumsum(rng.integers(1, 300, 10_000)) * 1_000
+    history["fields"] = HAS_DURATION | HAS_GROUP
+    bytes_per_event = {version: len(pack_history(history, version)) / 10_000 for version in PACKING_VERSIONS}
+    # 300 videos are named in 9 bits; a time in seconds takes 8.
+    assert bytes_per_event[2] < 3 < 8 < bytes_per_event[1]
