@@ -12,7 +12,9 @@ from typing import Final
 import click
 
 #: subcommand -> (module that has its `command`, what `longrank bench --help` says of it)
-BENCHES: Final[dict[str, tuple[str, str]]] = {}
+BENCHES: Final[dict[str, tuple[str, str]]] = {
+    "faults": ("infra.bench.faults.command", "Kill everything under traffic; nothing may be lost or doubled."),
+}
 
 
 class _LazyBenches(click.Group):

@@ -1,0 +1,1 @@
+"""Measurements of `longrank bench`, one package or file each."""

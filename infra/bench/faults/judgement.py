@@ -1,0 +1,142 @@
+"""What the job wrote against the oracle made from the events in partition order. Pure."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+
+from infra.bench.faults.rebuild import rebuild
+from infra.verify.checks import check_snapshots, check_updates
+from infra.verify.findings import Findings, Mismatch
+from infra.verify.histories import Histories
+from schemas.v1.operations_pb2 import DeadLetter
+from schemas.v1.sequence_pb2 import SequenceSnapshot, SequenceUpdate
+from scorer.landing.bounded import Landed
+
+_Number = tuple[int, int]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Written:
+    """Everything in the topics, each in partition order."""
+
+    events: Sequence[Landed]
+    updates: Sequence[Landed]
+    snapshots: Sequence[Landed]
+    dead_letters: Sequence[Landed]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Verdict:
+    """What became of the events. An update written twice with the same bytes is `repeated`, and harmless."""
+
+    users: int
+    accepted: int
+    duplicates: int
+    refused: int
+    erased: int
+    #: Accepted events without a number.
+    lost: int
+    #: Numbers that an event has beyond those it should have.
+    doubled: int
+    #: Missing numbers below a (user, epoch)'s highest.
+    gaps: int
+    #: (user, epoch, seq_no) with more than one digest.
+    forks: int
+    repeated: int
+    #: Everything else that is not as the contracts say, and the details of the above.
+    mismatches: list[Mismatch]
+
+    @property
+    def faultless(self) -> bool:
+        """Every history equals the oracle's, and every refused record has its dead letter."""
+        return not (self.lost or self.doubled or self.gaps or self.forks or self.mismatches)
+
+
+def judge(
+    written: Written, malformed: Collection[tuple[bytes, bytes, int]], *, generation: int, dedupe_window: int
+) -> Verdict:
+    """Compare.
+
+    Args:
+        malformed: (key, value, partition) of the records that must not be accepted, from those who sent them: the
+            job's dead letters are compared with these, not believed.
+    """
+    findings = Findings()
+    refused = {
+        (record.topic, record.partition, record.offset)
+        for record in written.events
+        if (record.key, record.value, record.partition) in malformed
+    }
+    histories = Histories(generation, dedupe_window)
+    histories.add_all(written.events, refused, findings)
+    check_updates(histories, written.updates, findings)
+    check_snapshots(histories, written.snapshots, findings)
+    _check_dead_letters(written.dead_letters, refused, findings)
+    updates = [message for record in written.updates if (message := findings.decode(SequenceUpdate, record))]
+    snapshots = [snap for record in written.snapshots if (snap := findings.decode(SequenceSnapshot, record))]
+    _check_rebuilt(histories, snapshots, updates, findings)
+
+    digests: dict[tuple[int, int, int], set[int]] = defaultdict(set)
+    numbers: dict[tuple[int, bytes], set[_Number]] = defaultdict(set)
+    heads: Counter[_Number] = Counter()
+    for update in updates:
+        digests[update.user_id, update.epoch, update.seq_no].add(update.digest)
+        numbers[update.user_id, update.event_id].add((update.epoch, update.seq_no))
+        heads[update.user_id, update.epoch] = max(heads[update.user_id, update.epoch], update.seq_no)
+    # An id that comes again after an erase, or beyond the window, has a number more: the oracle knows.
+    wanted = Counter((user, event_id) for (user, _), epoch in histories.epochs.items() for event_id in epoch.event_ids)
+    return Verdict(
+        users=len(histories.current),
+        accepted=histories.accepted,
+        duplicates=histories.duplicates,
+        refused=histories.refused,
+        erased=histories.erased,
+        lost=sum(max(0, count - len(numbers.get(event, ()))) for event, count in wanted.items()),
+        doubled=sum(max(0, len(found) - wanted[event]) for event, found in numbers.items()),
+        gaps=heads.total() - len(digests),
+        forks=sum(len(found) > 1 for found in digests.values()),
+        repeated=len(updates) - len(digests),
+        mismatches=findings.mismatches,
+    )
+
+
+def _check_dead_letters(
+    letters: Sequence[Landed], refused: Collection[tuple[str, int, int]], findings: Findings
+) -> None:
+    found: set[tuple[str, int, int]] = set()
+    for record in letters:
+        letter = findings.decode(DeadLetter, record)
+        if letter is None:
+            continue
+        source = (letter.source_topic, letter.source_partition, letter.source_offset)
+        found.add(source)
+        findings.expect(source in refused, "dead_letter_of_good_record", record, 0, f"{letter.reason}: {letter.detail}")
+    for topic, partition, offset in sorted(set(refused) - found):
+        findings.expect(False, "dead_letter_missing", f"{topic}/{partition}/{offset}", 0, "refused without a letter")
+
+
+def _check_rebuilt(
+    histories: Histories,
+    snapshots: Sequence[SequenceSnapshot],
+    updates: Sequence[SequenceUpdate],
+    findings: Findings,
+) -> None:
+    rebuilt = rebuild(snapshots, updates)
+    for user, number in histories.current.items():
+        epoch, found = histories.find(user, number), rebuilt.get(user)
+        if epoch is None or found is None:
+            findings.expect(epoch is None, "history_missing", f"epoch {number}", user, "nothing was written of it")
+            continue
+        last = len(epoch.digests)
+        findings.expect(
+            (found.epoch, found.seq_no, found.digest) == (number, last, epoch.digest(last))
+            and found.rows == epoch.row_bytes(found.first_seq_no, last),
+            "history",
+            f"epoch {number}",
+            user,
+            f"epoch {found.epoch} seq_no {found.first_seq_no}..{found.seq_no} was rebuilt, seq_no {last} is the last",
+        )
+    for user in sorted(rebuilt.keys() - histories.current.keys()):
+        findings.expect(False, "history_of_no_user", "updates", user, "this user sent no event")
