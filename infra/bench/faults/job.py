@@ -87,11 +87,11 @@ class SequenceJob:
         """
         wanted = self.rest.checkpoints(self.job_id).completed + more
 
-        def reached() -> bool:
-            self.check()
-            return self.rest.checkpoints(self.job_id).completed >= wanted
-
-        wait_until(reached, f"checkpoint {wanted} of job {self.job_id}")
+        wait_until(
+            lambda: self.rest.checkpoints(self.job_id).completed >= wanted,
+            f"checkpoint {wanted} of job {self.job_id}",
+            alarm=self.check,
+        )
 
     def wait_recovered(self) -> None:
         """Until all tasks run (again).

@@ -105,7 +105,7 @@ class TrafficRun:
         self.flow(until_event)
         self.wait_sent(until_event)
         self._publisher.flush()
-        self._watcher.wait_all_seen(until_event, self.job.check)
+        self._watcher.wait_all_seen(until_event, self._check)
 
     def wait_visible(self, first: int, last: int) -> None:
         """Until the updates of the events first .. last - 1 are visible.
@@ -113,7 +113,7 @@ class TrafficRun:
         Raises:
             InfraError: as `settle`.
         """
-        self._watcher.wait_seen(first, last, self.job.check)
+        self._watcher.wait_seen(first, last, self._check)
 
     def kill(self, kill: Kill) -> float:
         """Kill under traffic, restart what was killed, and wait until what came after the kill is visible.
@@ -175,6 +175,10 @@ class TrafficRun:
             generation=self._rules.sequence.generation,
             dedupe_window=self._rules.dedupe.window_events,
         )
+
+    def _check(self) -> None:
+        self._publisher.check()
+        self.job.check()
 
     def _names(self, kill: Kill) -> list[str]:
         match kill.victim:

@@ -66,13 +66,10 @@ class Watcher:
         def all_seen() -> bool:
             self._check()
             missing = self._expected[first:last] & ~self._seen[first:last]
-            if not missing.any():
-                return True
-            alarm()
-            return False
+            return not missing.any()
 
         try:
-            wait_until(all_seen, f"the updates of events {first} .. {last - 1}")
+            wait_until(all_seen, f"the updates of events {first} .. {last - 1}", alarm=alarm)
         except InfraError as error:
             missing = first + np.flatnonzero(self._expected[first:last] & ~self._seen[first:last])
             where = f"{len(missing)} missing, the first is event {missing[0]}" if len(missing) else "none missing"
@@ -89,10 +86,9 @@ class Watcher:
 
         def all_erased() -> bool:
             self._check()
-            alarm()
             return len(self._erased) >= erases
 
-        wait_until(all_erased, f"the snapshots of {erases} erases")
+        wait_until(all_erased, f"the snapshots of {erases} erases", alarm=alarm)
 
     def _check(self) -> None:
         if self._failure is not None:
