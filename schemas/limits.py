@@ -17,6 +17,10 @@ class Limits:
     max_candidates: int = 2_000
     #: Ids are 1 .. max_id; Flink's BIGINT and Parquet's int64 hold them all.
     max_id: int = (1 << 63) - 1
+    #: Records of one SEED.
+    max_seed_parts: int = 256
+    #: Events of one SEED, all parts together.
+    max_seed_events: int = 100_000
     #: action and surface are 0 .. max_code.
     max_code: int = 65_535
     #: Earliest event_time_ms: 1990-01-01.

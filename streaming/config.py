@@ -95,6 +95,7 @@ class SequenceJobConfig(JobConfig):
             snapshot_jitter=self.snapshot.jitter,
             chunk_events=self.state.chunk_events,
             chunk_version=self.state.write_version,
+            max_seed_events=self.limits.max_seed_events,
             packing_version=self.snapshot.write_version,
         )
 

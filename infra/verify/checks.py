@@ -40,7 +40,7 @@ def check_updates(histories: Histories, updates: Iterable[Landed], findings: Fin
         user, n = update.user_id, update.seq_no
         epoch = histories.find(user, update.epoch)
         if not findings.expect(
-            epoch is not None and 0 < n <= len(epoch.digests),
+            epoch is not None and epoch.seeded < n <= len(epoch.digests),
             "update_of_no_event",
             record,
             user,
@@ -57,14 +57,14 @@ def check_updates(histories: Histories, updates: Iterable[Landed], findings: Fin
             ("source", (update.source_partition, update.source_offset), epoch.sources[n - 1]),
         ):
             findings.expect(found == wanted, f"update_{name}", record, user, f"seq_no {n}: {found!r} is not {wanted!r}")
-        head = seen.get((user, update.epoch), 0)
+        head = seen.get((user, update.epoch), epoch.seeded)
         if n <= head:
             findings.repeated["updates"] += 1
         else:
             findings.expect(n == head + 1, "update_order", record, user, f"seq_no {n} follows {head}")
         seen[user, update.epoch] = max(head, n)
     for (user, number), epoch in histories.epochs.items():
-        head = seen.get((user, number), 0)
+        head = seen.get((user, number), epoch.seeded)
         if head < len(epoch.digests):
             partition, offset = epoch.sources[head]
             findings.expect(

@@ -83,7 +83,8 @@ def verify(
     def accepted(topic: Topic) -> Iterator[Landed]:
         return (r for r in _read(bootstrap, topic, progress) if (r.topic, r.partition, r.offset) not in refused)
 
-    histories = Histories(sequence_job.sequence.generation, sequence_job.dedupe.window_events)
+    sequences = sequence_job.settings()
+    histories = Histories(sequences.generation, sequences.dedupe_window_events, sequences.kept_events)
     watermarks: dict[int, int] = {}
     feedback: list[Landed] = []
     for record in _read(bootstrap, EVENTS, progress):
@@ -120,7 +121,7 @@ def verify(
             task_actions=rules,
             watermark_ms=min(watermarks.values(), default=0) if len(watermarks) == PARTITIONS else 0,
         )
-    counted = ("records", "accepted", "duplicates", "refused", "erased", "late")
+    counted = ("records", "accepted", "duplicates", "refused", "erased", "seeded", "late")
     return Verdict(
         checked=dict(findings.checked),
         repeated={name: count for name, count in findings.repeated.items() if count},

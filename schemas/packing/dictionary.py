@@ -30,8 +30,8 @@ _OF_EVENT: Final = ("action", "surface", "watch_ms", "fields")
 _BYTE: Final = struct.Struct("<B")
 _UNIT: Final = struct.Struct("<Q")
 _ENTRIES: Final = struct.Struct("<I")
-#: A dictionary pays when an item has at least so many events on average.
-_LEAST_REPEATS: Final = 1.25
+#: A dictionary pays when an item has at least so many events on average; then it is never longer than the ids, either.
+_LEAST_REPEATS: Final = 1.5
 _OVERHEAD_BYTES: Final = 64
 _PLACE_BYTES: Final = 4
 

@@ -14,7 +14,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1aschemas/v1/behaviour.proto\x12\x0blongrank.v1\"\xea\x01\n\x0e\x42\x65haviourEvent\x12\x16\n\x0eschema_version\x18\x01 \x01(\r\x12\x0f\n\x07user_id\x18\x02 \x01(\x04\x12\x10\n\x08\x65vent_id\x18\x03 \x01(\x0c\x12\x15\n\revent_time_ms\x18\x04 \x01(\x03\x12/\n\x0binteraction\x18\x05 \x01(\x0b\x32\x18.longrank.v1.InteractionH\x00\x12#\n\x05\x65rase\x18\x06 \x01(\x0b\x32\x12.longrank.v1.EraseH\x00\x12(\n\x07request\x18\x08 \x01(\x0b\x32\x17.longrank.v1.RequestRefB\x06\n\x04\x62ody\"\xc2\x01\n\x0bInteraction\x12\x0f\n\x07item_id\x18\x01 \x01(\x04\x12\x0e\n\x06\x61\x63tion\x18\x02 \x01(\r\x12\x15\n\x08watch_ms\x18\x03 \x01(\rH\x00\x88\x01\x01\x12\x18\n\x0b\x64uration_ms\x18\x04 \x01(\rH\x01\x88\x01\x01\x12\x14\n\x07surface\x18\x05 \x01(\rH\x02\x88\x01\x01\x12\x15\n\x08group_id\x18\x06 \x01(\x04H\x03\x88\x01\x01\x42\x0b\n\t_watch_msB\x0e\n\x0c_duration_msB\n\n\x08_surfaceB\x0b\n\t_group_id\"\x07\n\x05\x45rase\"N\n\nRequestRef\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x13\n\x0bresponse_id\x18\x02 \x01(\t\x12\x17\n\x0frequest_time_ms\x18\x03 \x01(\x03\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1aschemas/v1/behaviour.proto\x12\x0blongrank.v1\"\x8d\x02\n\x0e\x42\x65haviourEvent\x12\x16\n\x0eschema_version\x18\x01 \x01(\r\x12\x0f\n\x07user_id\x18\x02 \x01(\x04\x12\x10\n\x08\x65vent_id\x18\x03 \x01(\x0c\x12\x15\n\revent_time_ms\x18\x04 \x01(\x03\x12/\n\x0binteraction\x18\x05 \x01(\x0b\x32\x18.longrank.v1.InteractionH\x00\x12#\n\x05\x65rase\x18\x06 \x01(\x0b\x32\x12.longrank.v1.EraseH\x00\x12!\n\x04seed\x18\x07 \x01(\x0b\x32\x11.longrank.v1.SeedH\x00\x12(\n\x07request\x18\x08 \x01(\x0b\x32\x17.longrank.v1.RequestRefB\x06\n\x04\x62ody\"\xc2\x01\n\x0bInteraction\x12\x0f\n\x07item_id\x18\x01 \x01(\x04\x12\x0e\n\x06\x61\x63tion\x18\x02 \x01(\r\x12\x15\n\x08watch_ms\x18\x03 \x01(\rH\x00\x88\x01\x01\x12\x18\n\x0b\x64uration_ms\x18\x04 \x01(\rH\x01\x88\x01\x01\x12\x14\n\x07surface\x18\x05 \x01(\rH\x02\x88\x01\x01\x12\x15\n\x08group_id\x18\x06 \x01(\x04H\x03\x88\x01\x01\x42\x0b\n\t_watch_msB\x0e\n\x0c_duration_msB\n\n\x08_surfaceB\x0b\n\t_group_id\"\x07\n\x05\x45rase\"W\n\x04Seed\x12\x0c\n\x04part\x18\x01 \x01(\r\x12\r\n\x05parts\x18\x02 \x01(\r\x12\x0e\n\x06packed\x18\x03 \x01(\x0c\x12\x11\n\tevent_ids\x18\x04 \x01(\x0c\x12\x0f\n\x07rebuild\x18\x05 \x01(\x08\"N\n\nRequestRef\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x13\n\x0bresponse_id\x18\x02 \x01(\t\x12\x17\n\x0frequest_time_ms\x18\x03 \x01(\x03\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -22,11 +22,13 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'schemas.v1.behaviour_pb2', 
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_BEHAVIOUREVENT']._serialized_start=44
-  _globals['_BEHAVIOUREVENT']._serialized_end=278
-  _globals['_INTERACTION']._serialized_start=281
-  _globals['_INTERACTION']._serialized_end=475
-  _globals['_ERASE']._serialized_start=477
-  _globals['_ERASE']._serialized_end=484
-  _globals['_REQUESTREF']._serialized_start=486
-  _globals['_REQUESTREF']._serialized_end=564
+  _globals['_BEHAVIOUREVENT']._serialized_end=313
+  _globals['_INTERACTION']._serialized_start=316
+  _globals['_INTERACTION']._serialized_end=510
+  _globals['_ERASE']._serialized_start=512
+  _globals['_ERASE']._serialized_end=519
+  _globals['_SEED']._serialized_start=521
+  _globals['_SEED']._serialized_end=608
+  _globals['_REQUESTREF']._serialized_start=610
+  _globals['_REQUESTREF']._serialized_end=688
 # @@protoc_insertion_point(module_scope)

@@ -5,13 +5,14 @@ from typing import ClassVar as _ClassVar, Mapping as _Mapping, Optional as _Opti
 DESCRIPTOR: _descriptor.FileDescriptor
 
 class BehaviourEvent(_message.Message):
-    __slots__ = ("schema_version", "user_id", "event_id", "event_time_ms", "interaction", "erase", "request")
+    __slots__ = ("schema_version", "user_id", "event_id", "event_time_ms", "interaction", "erase", "seed", "request")
     SCHEMA_VERSION_FIELD_NUMBER: _ClassVar[int]
     USER_ID_FIELD_NUMBER: _ClassVar[int]
     EVENT_ID_FIELD_NUMBER: _ClassVar[int]
     EVENT_TIME_MS_FIELD_NUMBER: _ClassVar[int]
     INTERACTION_FIELD_NUMBER: _ClassVar[int]
     ERASE_FIELD_NUMBER: _ClassVar[int]
+    SEED_FIELD_NUMBER: _ClassVar[int]
     REQUEST_FIELD_NUMBER: _ClassVar[int]
     schema_version: int
     user_id: int
@@ -19,8 +20,9 @@ class BehaviourEvent(_message.Message):
     event_time_ms: int
     interaction: Interaction
     erase: Erase
+    seed: Seed
     request: RequestRef
-    def __init__(self, schema_version: _Optional[int] = ..., user_id: _Optional[int] = ..., event_id: _Optional[bytes] = ..., event_time_ms: _Optional[int] = ..., interaction: _Optional[_Union[Interaction, _Mapping]] = ..., erase: _Optional[_Union[Erase, _Mapping]] = ..., request: _Optional[_Union[RequestRef, _Mapping]] = ...) -> None: ...
+    def __init__(self, schema_version: _Optional[int] = ..., user_id: _Optional[int] = ..., event_id: _Optional[bytes] = ..., event_time_ms: _Optional[int] = ..., interaction: _Optional[_Union[Interaction, _Mapping]] = ..., erase: _Optional[_Union[Erase, _Mapping]] = ..., seed: _Optional[_Union[Seed, _Mapping]] = ..., request: _Optional[_Union[RequestRef, _Mapping]] = ...) -> None: ...
 
 class Interaction(_message.Message):
     __slots__ = ("item_id", "action", "watch_ms", "duration_ms", "surface", "group_id")
@@ -41,6 +43,20 @@ class Interaction(_message.Message):
 class Erase(_message.Message):
     __slots__ = ()
     def __init__(self) -> None: ...
+
+class Seed(_message.Message):
+    __slots__ = ("part", "parts", "packed", "event_ids", "rebuild")
+    PART_FIELD_NUMBER: _ClassVar[int]
+    PARTS_FIELD_NUMBER: _ClassVar[int]
+    PACKED_FIELD_NUMBER: _ClassVar[int]
+    EVENT_IDS_FIELD_NUMBER: _ClassVar[int]
+    REBUILD_FIELD_NUMBER: _ClassVar[int]
+    part: int
+    parts: int
+    packed: bytes
+    event_ids: bytes
+    rebuild: bool
+    def __init__(self, part: _Optional[int] = ..., parts: _Optional[int] = ..., packed: _Optional[bytes] = ..., event_ids: _Optional[bytes] = ..., rebuild: bool = ...) -> None: ...
 
 class RequestRef(_message.Message):
     __slots__ = ("request_id", "response_id", "request_time_ms")

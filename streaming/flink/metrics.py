@@ -17,7 +17,8 @@ SEQUENCE_COUNTERS: Final[Mapping[str, str]] = {
     "duplicates": "an event whose id the user's last accepted events have",
     "late": "an accepted event older than one its sequence already holds",
     "erased": "an erase that was carried out",
-    "snapshots": "a snapshot written, those of erases included",
+    "seeded": "a seed that was put in front of a history",
+    "snapshots": "a snapshot written, those of erases and seeds included",
     "evicted_chunks": "a chunk that left the state",
 }
 EXAMPLE_COUNTERS: Final[Mapping[str, str]] = {

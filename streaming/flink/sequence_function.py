@@ -84,12 +84,12 @@ class SequenceFunction(Shipped, KeyedProcessFunction):  # type: ignore[misc]
         timestamp_ms = ctx.timestamp()
         try:
             event = accept_event(key, body, partition, timestamp_ms, self._limits)
+            outcome = self._step.on_event(self._state, event, partition, offset, self._clock_ms())
         except Rejected as refused:
             self._counters.add(reason_counter(refused.reason.value))
             letter = dead_letter(refused, STAGE, Source(EVENTS.name, partition, offset, timestamp_ms), key, body)
             yield self._dead_letters, message_row(key or b"", letter)
             return
-        outcome = self._step.on_event(self._state, event, partition, offset, self._clock_ms())
         if outcome.duplicate:
             self._counters.add("duplicates")
             return
@@ -109,6 +109,8 @@ class SequenceFunction(Shipped, KeyedProcessFunction):  # type: ignore[misc]
             yield message_row(key, outcome.update)
         if outcome.snapshot is not None:
             self._counters.add("snapshots")
+            if outcome.seeded:
+                self._counters.add("seeded")
             if outcome.erased:
                 self._counters.add("erased")
             yield self._snapshots, message_row(key, outcome.snapshot)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Final
-
 from schemas.acceptance import (
     accept_key,
     check_request_id,
@@ -16,8 +14,8 @@ from schemas.acceptance import (
 from schemas.limits import Limits
 from schemas.reasons import Reason, Rejected
 from schemas.v1.behaviour_pb2 import BehaviourEvent, Interaction, RequestRef
-
-EVENT_ID_BYTES: Final = 16
+from streaming.sequence.accept_seed import check_seed
+from streaming.sequence.state import EVENT_ID_BYTES, NO_EVENT_ID
 
 
 def accept_event(
@@ -35,16 +33,19 @@ def accept_event(
     event = parse(BehaviourEvent, value)
     check_version(event.schema_version)
     check_user(event.user_id, key_user_id)
-    if len(event.event_id) != EVENT_ID_BYTES:
+    if len(event.event_id) != EVENT_ID_BYTES or event.event_id == NO_EVENT_ID:
         raise Rejected(
-            Reason.MALFORMED_EVENT_ID, f"event_id has {len(event.event_id)} bytes instead of {EVENT_ID_BYTES}"
+            Reason.MALFORMED_EVENT_ID,
+            f"event_id {event.event_id.hex()} is not of {EVENT_ID_BYTES} bytes that are not all zero",
         )
     if event.HasField("request"):
         _check_request(event.request, limits)
     if event.HasField("interaction"):
         _check_interaction(event.interaction, limits)
+    elif event.HasField("seed"):
+        check_seed(event.seed, record_timestamp_ms, limits)
     elif not event.HasField("erase"):
-        raise Rejected(Reason.UNKNOWN_KIND, "the event is neither an interaction nor an erase")
+        raise Rejected(Reason.UNKNOWN_KIND, "the event is neither an interaction, an erase nor a seed")
     check_time("event_time_ms", event.event_time_ms, limits)
     check_skew("event_time_ms", event.event_time_ms, record_timestamp_ms, limits)
     return event

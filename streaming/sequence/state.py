@@ -21,6 +21,8 @@ from schemas.packing import PACKING_VERSIONS, pack_history, unpack_history
 #: The header's layout. (A chunk begins with the version of its packing.)
 HEADER_VERSION: Final = 1
 EVENT_ID_BYTES: Final = 16
+#: No event has it.
+NO_EVENT_ID: Final = bytes(EVENT_ID_BYTES)
 #: Below every accepted event time.
 NO_TIME_MS: Final = -(1 << 63)
 

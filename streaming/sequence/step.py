@@ -15,6 +15,7 @@ from schemas.history import encode_event
 from schemas.packing import PACKING_VERSION, pack_history
 from schemas.v1.behaviour_pb2 import BehaviourEvent
 from schemas.v1.sequence_pb2 import SequenceSnapshot, SequenceUpdate
+from streaming.sequence.seed import forget_seed, seeded_header, take_seed
 from streaming.sequence.state import Header, UserState, pack_chunk, read_kept
 
 _MASK_64: Final = (1 << 64) - 1
@@ -41,6 +42,8 @@ class SequenceSettings:
     #: Events in a chunk of the state.
     chunk_events: int
     #: Layouts of `schemas.packing` for new chunks and for snapshots.
+    #: Of one SEED, all parts together.
+    max_seed_events: int = 100_000
     chunk_version: int = PACKING_VERSION
     packing_version: int = PACKING_VERSION
 
@@ -55,6 +58,10 @@ class Outcome(NamedTuple):
 
     duplicate: bool = False
     erased: bool = False
+    #: A seed's last part has come: the history begins with it now.
+    seeded: bool = False
+    #: A part of a seed that waits for the others.
+    seed_part: bool = False
     #: The event is older than one that this user's sequence already holds.
     late: bool = False
     #: Chunks that left the state.
@@ -80,6 +87,7 @@ class SequenceStep:
             now_ms: processing time.
 
         Raises:
+            Rejected: a seed that does not fit what is there.
             StateError: the state is not what this code wrote.
         """
         stored = state.get_header()
@@ -88,8 +96,11 @@ class SequenceStep:
             header = Header.open(event.user_id, epoch, self._settings.chunk_events)
         else:
             header = Header.unpack(stored)
-            if header.remembers(event.event_id):
-                return Outcome(duplicate=True)
+        # A seed's id is remembered apart: for ever, and not once for each of its parts.
+        if event.HasField("seed"):
+            return self._seed(state, header, event)
+        if header.remembers(event.event_id):
+            return Outcome(duplicate=True)
         if event.HasField("erase"):
             return self._erase(state, header, event)
         return self._append(state, header, event, source_partition, source_offset, now_ms)
@@ -183,6 +194,7 @@ class SequenceStep:
         held = range(header.first_chunk, header.seq_no // header.chunk_events)
         for number in held:
             state.remove_chunk(number)
+        forget_seed(state)
         # make_epoch's fields: the low bits count the user's resets.
         epoch = make_epoch(header.epoch >> 32, (header.epoch & 0xFFFFFFFF) + 1)
         # Of the ids only the erase's own stays: its redelivery must not forget what the user did since.
@@ -191,6 +203,28 @@ class SequenceStep:
         snapshot.erased = True
         state.put_header(fresh.pack())
         return Outcome(erased=True, evicted_chunks=len(held), snapshot=snapshot)
+
+    def _seed(self, state: UserState, header: Header, event: BehaviourEvent) -> Outcome:
+        rules = self._settings
+        seeded = take_seed(state, header, event, rules.max_seed_events)
+        if seeded is None:
+            return Outcome(duplicate=True)
+        if not seeded:
+            return Outcome(seed_part=True)
+        fresh = seeded_header(
+            state,
+            header,
+            event.user_id,
+            seeded,
+            event.seed.event_ids,
+            kept_events=rules.kept_events,
+            window_events=rules.dedupe_window_events,
+            chunk_events=rules.chunk_events,
+            chunk_version=rules.chunk_version,
+        )
+        snapshot = self._snapshot(state, fresh, event.user_id)
+        state.put_header(fresh.pack())
+        return Outcome(seeded=True, snapshot=snapshot)
 
     def _snapshot(self, state: UserState, header: Header, user_id: int) -> SequenceSnapshot:
         header.covered_seq_no, header.deadline_ms = header.seq_no, 0

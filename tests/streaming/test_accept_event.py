@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from schemas.history import HISTORY_DTYPE
 from schemas.limits import Limits
+from schemas.packing import pack_history
 from schemas.partitioner import partition_of, user_key
 from schemas.reasons import Reason, Rejected
 from schemas.topics import PARTITIONS
-from schemas.v1.behaviour_pb2 import BehaviourEvent, Erase, Interaction, RequestRef
+from schemas.v1.behaviour_pb2 import BehaviourEvent, Erase, Interaction, RequestRef, Seed
 from streaming.sequence.accept import accept_event
 
 LIMITS = Limits()
@@ -103,6 +106,7 @@ def reference(**changes: object) -> RequestRef:
         (event(user_id=USER + 1), Reason.KEY_MISMATCH),
         (event(event_id=None), Reason.MALFORMED_EVENT_ID),
         (event(event_id=bytes(17)), Reason.MALFORMED_EVENT_ID),
+        (event(event_id=bytes(16)), Reason.MALFORMED_EVENT_ID),
         (event(request=reference(request_id="")), Reason.MALFORMED_REQUEST_ID),
         (event(request=reference(request_id="r" * 65)), Reason.MALFORMED_REQUEST_ID),
         (event(request=reference(response_id="é")), Reason.MALFORMED_REQUEST_ID),
@@ -136,7 +140,7 @@ def test_the_first_thing_wrong_is_named() -> None:
     for fix in (
         {"schema_version": 1},
         {"user_id": USER},
-        {"event_id": bytes(16)},
+        {"event_id": bytes(range(16))},
         {"request": reference()},
         {"interaction": Interaction(item_id=1)},
     ):
@@ -162,3 +166,61 @@ def test_noise_is_accepted_or_rejected_and_always_the_same_way(
             return refused.reason, refused.detail
 
     assert verdict() == verdict()
+
+
+def seed(rows: np.ndarray | None = None, **changes: object) -> BehaviourEvent:
+    rows = seed_rows() if rows is None else rows
+    fields: dict[str, object] = {"part": 0, "parts": 1, "packed": pack_history(rows)}
+    return event(interaction=None, seed=Seed(**(fields | changes)))  # type: ignore[arg-type]
+
+
+def seed_rows(count: int = 3, **columns: object) -> np.ndarray:
+    rows = np.zeros(count, dtype=HISTORY_DTYPE)
+    rows["item_id"], rows["event_time_ms"] = 7, LIMITS.min_time_ms
+    for name, value in columns.items():
+        rows[name][1:2] = value
+    return rows
+
+
+def test_well_formed_seeds_pass_unchanged() -> None:
+    full = {"fields": 15, "group_id": LIMITS.max_id, "watch_ms": 9, "duration_ms": 8, "surface": 7}
+    for message in (
+        seed(),
+        seed(seed_rows(**full)),
+        seed(part=1, parts=2, event_ids=bytes(32), rebuild=True),
+        seed(seed_rows(event_time_ms=NOW_MS + LIMITS.max_earliness_ms)),
+    ):
+        assert accept(message) == message
+
+
+@pytest.mark.parametrize(
+    ("message", "reason"),
+    [
+        (seed(parts=0), Reason.MALFORMED_SEED),
+        (seed(part=2, parts=2), Reason.MALFORMED_SEED),
+        (seed(parts=LIMITS.max_seed_parts + 1), Reason.MALFORMED_SEED),
+        (seed(event_ids=bytes(17)), Reason.MALFORMED_SEED),
+        (seed(parts=2, event_ids=bytes(16)), Reason.MALFORMED_SEED),
+        (seed(packed=b""), Reason.MALFORMED_SEED),
+        (seed(packed=b"noise"), Reason.MALFORMED_SEED),
+        (seed(seed_rows(0)), Reason.MALFORMED_SEED),
+        (seed(seed_rows(LIMITS.max_seed_events + 1)), Reason.MALFORMED_SEED),
+        (seed(seed_rows(fields=16)), Reason.MALFORMED_SEED),
+        (seed(seed_rows(watch_ms=1)), Reason.MALFORMED_SEED),
+        (seed(seed_rows(group_id=1)), Reason.MALFORMED_SEED),
+        (seed(seed_rows(item_id=0)), Reason.ID_OUT_OF_RANGE),
+        (seed(seed_rows(item_id=LIMITS.max_id + 1)), Reason.ID_OUT_OF_RANGE),
+        (seed(seed_rows(fields=8)), Reason.ID_OUT_OF_RANGE),
+        (seed(seed_rows(action=LIMITS.max_code + 1)), Reason.ID_OUT_OF_RANGE),
+        (seed(seed_rows(event_time_ms=LIMITS.min_time_ms - 1)), Reason.TIME_OUT_OF_RANGE),
+        (seed(seed_rows(event_time_ms=LIMITS.max_time_ms + 1)), Reason.TIME_OUT_OF_RANGE),
+        (seed(seed_rows(event_time_ms=NOW_MS + LIMITS.max_earliness_ms + 1)), Reason.SKEW),
+    ],
+)
+def test_seeds_are_refused_for_their_first_fault(message: BehaviourEvent, reason: Reason) -> None:
+    assert refusal(message) is reason
+
+
+def test_the_place_of_a_bad_event_is_named() -> None:
+    with pytest.raises(Rejected, match="event 1 of the seed has item_id 0"):
+        accept(seed(seed_rows(item_id=0)))

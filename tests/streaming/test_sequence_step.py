@@ -5,14 +5,17 @@ from __future__ import annotations
 import copy
 from dataclasses import dataclass, field
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from sequence_oracle import DictState, Oracle
 
 from schemas.digest import make_epoch
-from schemas.packing import PACKING_VERSION, PACKING_VERSIONS, unpack_history
-from schemas.v1.behaviour_pb2 import BehaviourEvent, Erase, Interaction
+from schemas.history import HISTORY_DTYPE, decode_events, encode_event
+from schemas.packing import PACKING_VERSION, PACKING_VERSIONS, pack_history, unpack_history
+from schemas.reasons import Rejected
+from schemas.v1.behaviour_pb2 import BehaviourEvent, Erase, Interaction, Seed
 from schemas.v1.sequence_pb2 import SequenceSnapshot, SequenceUpdate
 from streaming.sequence.state import HEADER_VERSION, Header, StateError
 from streaming.sequence.step import Outcome, SequenceSettings, SequenceStep
@@ -50,6 +53,7 @@ OPS = st.lists(
         st.builds(Op, st.just("event"), st.integers(0, 40), st.integers(0, 50)),
         st.builds(Op, st.just("event"), st.integers(0, 40), st.integers(0, 50)),
         st.builds(Op, st.just("erase"), st.integers(30, 45), st.just(9)),
+        st.builds(Op, st.just("seed"), st.integers(0, 5), st.integers(0, 3)),
         st.builds(Op, st.sampled_from(["copy", "restore"])),
         st.builds(Op, st.just("pass"), st.integers(1, 1_500)),
     ),
@@ -72,10 +76,21 @@ def message(op: Op) -> BehaviourEvent:
     event = BehaviourEvent(
         schema_version=1,
         user_id=USER,
-        event_id=op.number.to_bytes(16, "big"),
+        event_id=(op.number + 1).to_bytes(16, "big"),
         event_time_ms=1_700_000_000_000 + op.time_ms,
     )
-    if op.kind == "erase":
+    if op.kind == "part":
+        # Seed `number` of 1 .. 3 parts; its parts differ in length, some name their events' ids, one is a rebuild.
+        event.event_id = (1_000 + op.number).to_bytes(16, "big")
+        parts = op.number % 3 + 1
+        rows = np.zeros(op.time_ms + op.number + 1, dtype=HISTORY_DTYPE)
+        rows["item_id"], rows["event_time_ms"] = 900 + np.arange(len(rows)), 1_600_000_000_000 + op.time_ms
+        event.seed.CopyFrom(Seed(part=op.time_ms, parts=parts, packed=pack_history(rows), rebuild=op.number == 4))
+        if op.time_ms + 1 == parts and op.number % 2:
+            event.seed.event_ids = b"".join(
+                number.to_bytes(16, "big") for number in range(op.number + 1, op.number + 4)
+            )
+    elif op.kind == "erase":
         event.erase.CopyFrom(Erase())
     else:
         event.interaction.CopyFrom(Interaction(item_id=op.number + 1, action=op.time_ms % 3, watch_ms=op.time_ms))
@@ -119,10 +134,23 @@ class World:
             check_snapshot(outcome.snapshot, self.oracle)
             self.uncovered_since = None
 
+    def seed(self, op: Op, offset: int) -> None:
+        """The seed's parts from 0 up to, not including, part `time_ms`; or that part alone, out of order or not."""
+        for part in range(op.time_ms) if op.time_ms <= op.number % 3 + 1 else [op.number % 3]:
+            self.take(message(Op("part", op.number, part)), offset)
+
     def take(self, event: BehaviourEvent, offset: int) -> Outcome:
         times = [int.from_bytes(encoded[:8], "little") for encoded in self.oracle.events]
         verdict = self.oracle.take(event)
-        outcome = self.step.on_event(self.state, event, 5, offset, self.now_ms)
+        before = copy.deepcopy(self.state)
+        try:
+            outcome = self.step.on_event(self.state, event, 5, offset, self.now_ms)
+        except Rejected:
+            assert (verdict, self.state) == ("refused", before)
+            return Outcome()
+        assert verdict != "refused"
+        assert outcome.seeded == (verdict == "seeded")
+        assert outcome.seed_part == (verdict == "part")
         assert outcome.duplicate == (verdict == "duplicate")
         assert outcome.erased == (verdict == "erased")
         if verdict == "accepted":
@@ -143,7 +171,7 @@ class World:
         if verdict == "erased":
             assert outcome.snapshot is not None
             assert outcome.snapshot.erased
-            assert not self.state.chunks
+            assert all(number == -1 for number in self.state.chunks)
         self.book(outcome)
         return outcome
 
@@ -153,6 +181,13 @@ class World:
             self.timers.discard(self.now_ms)
             self.book(self.step.on_timer(self.state, USER, self.now_ms))
         self.now_ms = until_ms
+
+
+def play(world: World, op: Op, offset: int) -> None:
+    if op.kind == "seed":
+        world.seed(op, offset)
+    else:
+        world.take(message(op), offset)
 
 
 @settings(max_examples=300)
@@ -168,31 +203,31 @@ def test_step_equals_oracle(rules: SequenceSettings, program: list[Op]) -> None:
         elif op.kind == "pass":
             world.let_pass(world.now_ms + op.number)
         else:
-            world.take(message(op), offset)
+            play(world, op, offset)
         # At most one timer per user waits, and no update stays uncovered longer than allowed.
         assert len(world.timers) <= 1
         if world.uncovered_since is not None:
             assert world.now_ms - world.uncovered_since <= rules.snapshot_max_age_ms
             assert world.timers
         kept_chunks = -(-rules.kept_events // rules.chunk_events) + 1
-        assert len(world.state.chunks) <= kept_chunks
+        assert sum(number >= 0 for number in world.state.chunks) <= kept_chunks
 
 
 @settings(max_examples=100)
 @given(rules=RULES, program=OPS, cut=st.integers(0, 60))
 def test_a_replay_from_any_copy_gives_the_same_bytes(rules: SequenceSettings, program: list[Op], cut: int) -> None:
-    events = [(offset, op) for offset, op in enumerate(program) if op.kind in ("event", "erase")]
+    events = [(offset, op) for offset, op in enumerate(program) if op.kind in ("event", "erase", "seed")]
     whole = World(rules)
     copied = None
     for at, (offset, op) in enumerate(events):
         if at == min(cut, len(events) - 1):
             copied = copy.deepcopy(whole)
-        whole.take(message(op), offset)
+        play(whole, op, offset)
     if copied is None:
         return
     copied.now_ms += 12_345  # The clock is another one; numbers, digests and bytes are not.
     for offset, op in events[min(cut, len(events) - 1) :]:
-        copied.take(message(op), offset)
+        play(copied, op, offset)
     assert copied.updates == whole.updates
     assert copied.state.chunks == whole.state.chunks
 
@@ -270,3 +305,94 @@ def test_foreign_state_is_refused_with_its_place() -> None:
     del world.state.chunks[1]
     with pytest.raises(StateError, match="chunk 1 is missing"):
         eager.on_event(world.state, message(Op("event", 99, 0)), 0, 0, 0)
+
+
+def seed(rows: np.ndarray, name: bytes, sizes: list[int], **last: object) -> list[BehaviourEvent]:
+    """The records of a seed of so many events per part."""
+    ends = np.cumsum(sizes)
+    assert ends[-1] == len(rows)
+    parts = [rows[end - size : end] for end, size in zip(ends, sizes, strict=True)]
+    return [
+        BehaviourEvent(
+            schema_version=1,
+            user_id=USER,
+            event_id=name,
+            event_time_ms=1_700_000_000_000,
+            seed=Seed(
+                part=part,
+                parts=len(parts),
+                packed=pack_history(each),
+                **(last if part + 1 == len(parts) else {}),  # type: ignore[arg-type]
+            ),
+        )
+        for part, each in enumerate(parts)
+    ]
+
+
+def rows_of(events: list[BehaviourEvent]) -> np.ndarray:
+    return decode_events(b"".join(encode_event(event.event_time_ms, event.interaction) for event in events))
+
+
+@pytest.mark.parametrize("sizes", [[40], [1, 39], [13, 13, 14]])
+@pytest.mark.parametrize("live_first", [0, 5, 30])
+def test_a_seeded_user_is_the_one_who_was_fed_event_by_event(sizes: list[int], live_first: int) -> None:
+    some = rules(capacity=50, as_of_events=30, dedupe_window_events=100)
+    events = [message(Op("event", number, number)) for number in range(100)]
+    fed, seeded = World(some), World(some)
+    for offset, event in enumerate(events):
+        fed.take(event, offset)
+    early, live = events[:40], events[40:]
+    records = seed(rows_of(early), b"s" * 16, sizes, event_ids=b"".join(event.event_id for event in early))
+    for offset, event in enumerate([*live[:live_first], *records, *live[live_first:]]):
+        seeded.take(event, offset)
+    assert seeded.oracle.events == fed.oracle.events
+    assert seeded.oracle.ids == fed.oracle.ids
+    # Duplicates of what was seeded and of what was live are found, and so is the seed itself.
+    for event in [early[-1], live[0], live[-1], *records]:
+        assert seeded.take(event, 0).duplicate
+
+
+def test_events_that_came_twice_around_a_seed_are_there_once() -> None:
+    some = rules(capacity=50, as_of_events=30, dedupe_window_events=100)
+    events = [message(Op("event", number, number)) for number in range(20)]
+    world = World(some)
+    for offset, event in enumerate(events[5:]):
+        world.take(event, offset)
+    known = b"".join(event.event_id for event in events[:10])
+    (record,) = seed(rows_of(events[:10]), b"s" * 16, [10], event_ids=known)
+    assert world.take(record, 99).seeded
+    assert world.oracle.events == [encode_event(event.event_time_ms, event.interaction) for event in events]
+
+
+def test_an_erase_overtakes_a_seed_under_way_and_its_redelivery() -> None:
+    world = World(rules())
+    first, second = seed(np.zeros(4, dtype=HISTORY_DTYPE), b"s" * 16, [2, 2])
+    assert world.take(first, 0).seed_part
+    assert world.take(message(Op("erase", 1)), 1).erased
+    assert world.take(second, 2).duplicate
+    assert world.take(first, 3).duplicate
+    assert world.oracle.events == []
+
+
+def test_a_rebuild_does_not_bring_back_what_was_erased_since() -> None:
+    world = World(rules())
+    (record,) = seed(np.zeros(4, dtype=HISTORY_DTYPE), b"s" * 16, [4], rebuild=True)
+    assert world.take(message(Op("erase", 1)), 0).erased
+    with pytest.raises(Rejected, match="seed_superseded"):
+        world.step.on_event(world.state, record, 0, 1, 0)
+
+
+def test_a_seed_of_more_events_than_allowed_is_refused_before_they_are_kept() -> None:
+    world = World(rules(max_seed_events=5))
+    first, second = seed(np.zeros(6, dtype=HISTORY_DTYPE), b"s" * 16, [3, 3])
+    world.step.on_event(world.state, first, 0, 0, 0)
+    with pytest.raises(Rejected, match="it may have 5 events"):
+        world.step.on_event(world.state, second, 0, 1, 0)
+
+
+def test_a_damaged_seed_slot_is_refused() -> None:
+    world = World(rules())
+    (record,) = seed(np.zeros(1, dtype=HISTORY_DTYPE), b"s" * 16, [1])
+    world.state.chunks[-1] = b"\x09"
+    with pytest.raises(StateError, match="seed slot"):
+        world.step.on_event(world.state, record, 0, 0, 0)
