@@ -30,8 +30,9 @@ def command(kills: int, seed: int, events: int | None, rate: float, taskmanagers
     """Kill TaskManagers, the JobManager and the broker of a cluster of its own while events flow, then rebuild every
     user's history from what the sequence job wrote and compare it with what the events make.
 
-    A killed process is started again as it was. The local JobManager has no high availability: its job is resumed
-    with `flink run -s` from its last retained checkpoint, as an operator would.
+    A killed process is started again as it was, and the job recovers by itself. The local JobManager alone has no
+    high availability: Flink is then started again whole, as `longrank up` does, and the job is resumed with `flink
+    run -s` from its last retained checkpoint, as an operator would. Broker and topics are never repaired.
 
     Exits with 1 if an event was lost or doubled, a number is missing or has two digests, or anything else differs;
     logs and topics are then kept.

@@ -24,9 +24,10 @@ class SequenceJob:
     """
 
     def __init__(self, cluster: LocalCluster, settings: Sequence[str]) -> None:
-        """`settings`: `section.key=value`, each for the job's --set."""
+        """`settings`: see the attribute."""
         self._cluster = cluster
-        self._settings = settings
+        #: `section.key=value`, each for the job's --set; of the next start, when changed.
+        self.settings = list(settings)
         self.job_id = ""
         self.parallelism = 0
         #: The checkpoint or savepoint that the running job started from.
@@ -47,7 +48,7 @@ class SequenceJob:
         argv = [str(Path(sys.executable).with_name("flink")), "run", "-d", "-p", str(parallelism)]
         argv += ["-s", restore_from] if restore_from else []
         argv += [str(_job_file()), "--bootstrap", self._cluster.info().bootstrap]
-        argv += [word for setting in self._settings for word in ("--set", setting)]
+        argv += [word for setting in self.settings for word in ("--set", setting)]
         environment = os.environ | {"LONGRANK_HOME": str(self._cluster.home)}
         done = subprocess.run(
             argv, env=environment, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False

@@ -143,7 +143,10 @@ class TrafficRun:
         # 3
         if kill.victim is Victim.JOBMANAGER:
             resume_from = self.job.last_retained()
-            self.cluster.restart(*names, *self._taskmanagers())
+            orphans = self._taskmanagers()
+            for name in orphans:
+                self.cluster.kill(name)
+            self.cluster.restart(*names, *orphans)
             self.job.start(self.job.parallelism, resume_from)
         else:
             self.cluster.restart(*names)
