@@ -103,8 +103,10 @@ class SequenceJob:
         self.rest.wait_running(self.job_id)
 
     def check(self) -> None:
-        """Raises:
-        InfraError: the job has ended, with the reason.
+        """Say so if the job has ended.
+
+        Raises:
+            InfraError: with the reason.
         """
         state = self.rest.job_state(self.job_id)
         if state in TERMINAL_STATES:

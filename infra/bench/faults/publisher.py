@@ -57,7 +57,7 @@ class Publisher:
     def allow(self, event: int) -> None:
         """Let the traffic flow up to this event, not included."""
         with self._changed:
-            self._allowed = max(self._allowed, event)
+            self._allowed = max(self._allowed, min(event, self._traffic.settings.events))
             self._changed.notify_all()
 
     def wait_sent(self, events: int) -> None:
@@ -84,8 +84,10 @@ class Publisher:
         self.check()
 
     def check(self) -> None:
-        """Raises:
-        InfraError: a record could not be written.
+        """Say so if a record could not be written.
+
+        Raises:
+            InfraError: with the reason.
         """
         if self._failures:
             raise InfraError(f"the traffic could not be written: {self._failures[0]}") from self._failures[0]

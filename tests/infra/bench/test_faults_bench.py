@@ -12,6 +12,7 @@ from infra.bench.faults.bench import FaultsReport, FaultsSettings
 from infra.bench.faults.judgement import Verdict, Written, judge
 from infra.bench.faults.kills import Victim, draw_kills
 from infra.bench.faults.traffic import Traffic, TrafficSettings
+from infra.bench.faults.waiting import wait_until
 from infra.commands.bench import BENCHES, command
 from infra.errors import InfraError
 from infra.verify.findings import Findings
@@ -256,6 +257,40 @@ def test_the_document_has_every_figure(traffic: Traffic, faultless: Written) -> 
     assert document["figures"]["recovery_seconds"]["p50"] == 8.0
     assert document["figures"]["recovery_seconds"]["max"] == 16.0
     assert document["ratios"] == {"recovery_to_start": 2.0, "kept_rate": 0.8}
+
+
+class Ticking:
+    """A clock that only sleeping moves."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def sleep(self, seconds: float) -> None:
+        self.now += seconds
+
+
+def test_waiting_ends_with_what_is_seen() -> None:
+    time = Ticking()
+    assert wait_until(lambda: time.now > 3 and "there", "it", clock=lambda: time.now, sleep=time.sleep) == "there"
+    assert 3 < time.now < 4
+
+
+def test_waiting_ends_when_there_is_nothing_to_wait_for() -> None:
+    time = Ticking()
+
+    def alarm() -> None:
+        if time.now > 5:
+            raise InfraError("the job is FAILED")
+
+    with pytest.raises(InfraError, match="the job is FAILED"):
+        wait_until(lambda: None, "it", alarm=alarm, clock=lambda: time.now, sleep=time.sleep)
+    assert time.now < 7
+
+
+def test_waiting_ends() -> None:
+    time = Ticking()
+    with pytest.raises(InfraError, match="waited 9 s for the end of the world"):
+        wait_until(lambda: None, "the end of the world", timeout_s=9, clock=lambda: time.now, sleep=time.sleep)
 
 
 @pytest.mark.parametrize("name", sorted(BENCHES))
