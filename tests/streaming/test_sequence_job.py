@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import random
 from collections import defaultdict
+from collections.abc import Collection
 
+import numpy as np
 import pytest
 from conftest import JobRunner, Received, Record, user_record
 from sequence_oracle import Oracle
 
 from schemas.digest import make_epoch
-from schemas.packing import unpack_history
+from schemas.history import HISTORY_DTYPE
+from schemas.packing import PACKING_VERSION, pack_history, unpack_history
 from schemas.partitioner import partition_of, user_key
 from schemas.reasons import Reason
 from schemas.topics import DEAD_LETTER_TOPICS, EVENTS, HEARTBEAT_KEY, PARTITIONS, SNAPSHOTS, UPDATES
-from schemas.v1.behaviour_pb2 import BehaviourEvent, Erase, Interaction
+from schemas.v1.behaviour_pb2 import BehaviourEvent, Erase, Interaction, Seed
 from schemas.v1.operations_pb2 import DeadLetter
 from schemas.v1.sequence_pb2 import SequenceSnapshot, SequenceUpdate
 from streaming.config import SequenceJobConfig, load_config
@@ -38,7 +41,7 @@ def event(user_id: int, number: int, *, erase: bool = False, late_ms: int = 0) -
     message = BehaviourEvent(
         schema_version=1,
         user_id=user_id,
-        event_id=number.to_bytes(16, "big"),
+        event_id=(number + 1).to_bytes(16, "big"),
         event_time_ms=START_MS + number - late_ms,
     )
     if erase:
@@ -48,12 +51,23 @@ def event(user_id: int, number: int, *, erase: bool = False, late_ms: int = 0) -
     return message
 
 
+def seed_parts(user_id: int, number: int) -> list[BehaviourEvent]:
+    rows = np.zeros(17, dtype=HISTORY_DTYPE)
+    rows["item_id"], rows["event_time_ms"] = number + 1 + np.arange(17), START_MS - 86_400_000
+    parts = []
+    for part, some in enumerate((rows[:9], rows[9:])):
+        message = event(user_id, number)
+        message.seed.CopyFrom(Seed(part=part, parts=2, packed=pack_history(some)))
+        parts.append(message)
+    return parts
+
+
 def send_form(message: BehaviourEvent, timestamp_ms: int) -> Record:
     return user_record(EVENTS, message.user_id, message.SerializeToString(), timestamp_ms)
 
 
 def mixed_events(seed: int, count: int, users: int) -> list[BehaviourEvent]:
-    """New events, duplicates and late ones of a few users, and some erases."""
+    """New events, duplicates and late ones of a few users, some erases, some seeds in two parts."""
     rng = random.Random(seed)
     sent: list[BehaviourEvent] = []
     for number in range(count):
@@ -62,6 +76,9 @@ def mixed_events(seed: int, count: int, users: int) -> list[BehaviourEvent]:
             sent.append(rng.choice(sent[-200:]))
         else:
             user_id = rng.randrange(users) + 1
+            if 0.985 < draw <= 0.99:
+                sent += seed_parts(user_id, number)
+                continue
             sent.append(event(user_id, number, erase=draw > 0.995, late_ms=5_000 if draw > 0.9 else 0))
     return sent
 
@@ -89,7 +106,11 @@ def distinct_updates(received: list[Received]) -> dict[tuple[int, int, int], Seq
     return {number: SequenceUpdate.FromString(value) for number, value in values.items()}
 
 
-def check_against_oracle(jobs: JobRunner, events: list[BehaviourEvent]) -> None:
+def check_against_oracle(
+    jobs: JobRunner, events: list[BehaviourEvent], written: Collection[int] = (PACKING_VERSION,)
+) -> None:
+    """`written`: layouts of the snapshots' packed histories."""
+    packings: set[int] = set()
     users, numbered = oracles(events)
     updates = distinct_updates(jobs.read(UPDATES))
     assert {number: update.event_id for number, update in updates.items()} == numbered
@@ -100,11 +121,14 @@ def check_against_oracle(jobs: JobRunner, events: list[BehaviourEvent]) -> None:
         assert len(rows) == snapshot.seq_no - snapshot.first_seq_no + 1
         assert len(rows) <= RULES.kept_events
         assert snapshot.erased == (snapshot.seq_no == 0)
-        if snapshot.seq_no:
-            assert snapshot.digest == updates[snapshot.user_id, snapshot.epoch, snapshot.seq_no].digest
+        packings.add(snapshot.packed[0])
+        update = updates.get((snapshot.user_id, snapshot.epoch, snapshot.seq_no))
+        if update is not None:
+            assert snapshot.digest == update.digest
         known = newest.setdefault(snapshot.user_id, snapshot)
         if (snapshot.epoch, snapshot.seq_no) > (known.epoch, known.seq_no):
             newest[snapshot.user_id] = snapshot
+    assert packings == set(written)
     for user_id, oracle in users.items():
         # Age makes every user's last event covered at last.
         snapshot = newest[user_id]
@@ -215,3 +239,17 @@ def test_a_savepoint_carries_everything_to_another_parallelism(jobs: JobRunner) 
     wait_for_all = set(oracles(events)[1]) | {(1_000, make_epoch(5, 0), 1)}
     jobs.read(UPDATES, until=lambda received: distinct_updates(received).keys() == wait_for_all)
     jobs.flink.stop_with_savepoint(second)
+
+
+def test_an_upgrade_of_the_layouts_and_the_way_back(jobs: JobRunner) -> None:
+    # One release writes what the one before could read; the next writes the new layout; then it is taken back.
+    events = mixed_events(seed=4, count=1_200, users=10)[:1_200]
+    records = [send_form(message, START_MS + number) for number, message in enumerate(events)]
+    savepoint = None
+    for at, version in ((0, 1), (400, 2), (800, 1)):
+        settings = [*SETTINGS, f"state.write_version={version}", f"snapshot.write_version={version}"]
+        job = jobs.submit("sequence_job", settings, savepoint=savepoint)
+        jobs.produce(records[at : at + 400])
+        wait_until_covered(jobs, events[: at + 400])
+        savepoint = jobs.flink.stop_with_savepoint(job)
+    check_against_oracle(jobs, events, written=(1, 2))

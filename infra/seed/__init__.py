@@ -1,0 +1,1 @@
+"""Backfill: histories from before this system, packed offline, published as SEED records."""

@@ -1,0 +1,106 @@
+"""Seeding the running job: seeded before, between and beside live events, the histories are those of feeding all."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from click.testing import CliRunner
+from conftest import JobRunner
+
+from infra.cli import main
+from infra.demo.loop import SEQUENCE_CONFIG
+from infra.seed.publish import SeedPublisher
+from schemas.history import HISTORY_DTYPE, encode_event
+from schemas.packing import unpack_history
+from schemas.topics import SNAPSHOTS, UPDATES
+from schemas.v1.behaviour_pb2 import BehaviourEvent, Interaction
+from schemas.v1.sequence_pb2 import SequenceSnapshot, SequenceUpdate
+from scorer.landing.bounded import read_bounded
+
+pytestmark = pytest.mark.cluster
+
+START_MS = 1_700_000_000_000
+USERS, SEEDED, LIVE = 30, 400, 60
+
+
+def event(number: int) -> BehaviourEvent:
+    return BehaviourEvent(
+        schema_version=1,
+        user_id=number % USERS + 1,
+        event_id=(number + 1).to_bytes(16, "big"),
+        event_time_ms=START_MS + number,
+        interaction=Interaction(item_id=number % 37 + 1, action=1, group_id=number % 5 + 1),
+    )
+
+
+def source(path: Path, events: list[BehaviourEvent]) -> Path:
+    columns = {
+        "user_id": [e.user_id for e in events],
+        "item_id": [e.interaction.item_id for e in events],
+        "action": [e.interaction.action for e in events],
+        "group_id": [e.interaction.group_id for e in events],
+        "event_time_ms": [e.event_time_ms for e in events],
+        "event_id": [e.event_id for e in events],
+    }
+    pq.write_table(pa.table(columns), path)
+    return path
+
+
+def rebuilt(bootstrap: str) -> dict[int, bytes]:
+    """user -> the rows of the newest snapshot and the updates after it."""
+    histories: dict[int, tuple[int, int, bytes]] = {}
+    for record in read_bounded(bootstrap, SNAPSHOTS.name):
+        snapshot = SequenceSnapshot.FromString(record.value)
+        rows = unpack_history(snapshot.packed)
+        assert len(rows) == snapshot.seq_no
+        mine = (snapshot.epoch, snapshot.seq_no, rows.tobytes())
+        histories[snapshot.user_id] = max(histories.get(snapshot.user_id, mine), mine)
+    updates = [SequenceUpdate.FromString(record.value) for record in read_bounded(bootstrap, UPDATES.name)]
+    for update in sorted(updates, key=lambda update: (update.user_id, update.epoch, update.seq_no)):
+        epoch, seq_no, rows = histories[update.user_id]
+        if (update.epoch, update.seq_no) == (epoch, seq_no + 1):
+            row = encode_event(update.event_time_ms, update.interaction)
+            histories[update.user_id] = (epoch, seq_no + 1, rows + row)
+    return {user: rows for user, (_, _, rows) in histories.items()}
+
+
+def test_a_seeded_job_goes_on_as_if_it_had_been_fed_every_event(jobs: JobRunner, tmp_path: Path) -> None:
+    bootstrap = jobs.bootstrap
+    events = [event(number) for number in range(SEEDED + LIVE)]
+    early, live = events[:SEEDED], events[SEEDED:]
+    job = jobs.submit("sequence_job", ["job.checkpoint_interval_ms=1000", "snapshot.max_age_ms=3600000"])
+
+    def send(some: list[BehaviourEvent]) -> None:
+        with SeedPublisher(bootstrap) as publisher:
+            publisher.publish([(one.user_id, one.SerializeToString()) for one in some], START_MS)
+
+    # The live ones before the seed include some that the seed has, too.
+    send(early[-10:] + live[: LIVE // 2])
+    path = source(tmp_path / "history.parquet", early)
+    command = ["seed", str(path), "--bootstrap", bootstrap, "--timestamp-ms", str(START_MS), "--processes", "1"]
+    command += ["--shards", "3", "--sequence-job", str(SEQUENCE_CONFIG), "--json"]
+    first = CliRunner().invoke(main, command, catch_exceptions=False)
+    assert first.exit_code == 0, first.output
+    done = json.loads(first.stdout.splitlines()[-1])
+    assert (done["users"], done["events"], done["cut"], done["refused"]) == (USERS, SEEDED, 0, [])
+    assert done["shards_before"] == 0
+    send(live[LIVE // 2 :])
+    # A second run, as after an interruption: one shard's mark is lost.
+    (tmp_path / "history.parquet.seed" / "00001.published").unlink()
+    second = CliRunner().invoke(main, command, catch_exceptions=False)
+    assert json.loads(second.stdout.splitlines()[-1])["shards_before"] == 2
+
+    jobs.flink.stop_with_savepoint(job)
+    wanted: dict[int, bytes] = {}
+    for one in events:
+        row = encode_event(one.event_time_ms, one.interaction)
+        wanted[one.user_id] = wanted.get(one.user_id, b"") + row
+    found = rebuilt(bootstrap)
+    assert {user: np.frombuffer(rows, HISTORY_DTYPE).tolist() for user, rows in found.items()} == {
+        user: np.frombuffer(rows, HISTORY_DTYPE).tolist() for user, rows in wanted.items()
+    }
