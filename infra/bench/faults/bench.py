@@ -113,8 +113,9 @@ def run_faults(
         traffic=TrafficSettings(events=settings.events, seed=settings.seed),
         events_per_second=settings.events_per_second,
         job_settings=(
-            # The kills are many within the hour after which Flink would begin to count anew, and none is the job's
-            # fault: neither may they use up its restarts, nor each make the pause before the next longer.
+            # Flink counts a job's restarts anew only after an hour without any, and a killed TaskManager costs two: it
+            # is still listed when the job is first deployed again. Kills in quick succession must neither use up the
+            # restarts nor make each pause longer than the last.
             f"job.restart_attempts={10 * (settings.kills + 1)}",
             "job.restart_max_delay_ms=2000",
         ),
