@@ -15,7 +15,7 @@ LONGRANK = Path(sys.executable).with_name("longrank")
 
 @pytest.mark.cluster
 def test_five_seeded_kills_lose_and_double_nothing(tmp_path: Path) -> None:
-    argv = [LONGRANK, "bench", "faults", "--kills", "5", "--seed", "1", "--events", "12000", "--json"]
+    argv = [LONGRANK, "bench", "faults", "--kills", "5", "--seed", "1", "--events", "12000", "--rate", "1000", "--json"]
     environment = os.environ | {"TMPDIR": str(tmp_path)}
     done = subprocess.run(argv, env=environment, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False)
 

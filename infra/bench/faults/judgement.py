@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
@@ -13,8 +13,6 @@ from infra.verify.histories import Histories
 from schemas.v1.operations_pb2 import DeadLetter
 from schemas.v1.sequence_pb2 import SequenceSnapshot, SequenceUpdate
 from scorer.landing.bounded import Landed
-
-_Number = tuple[int, int]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,13 +76,19 @@ def judge(
     snapshots = [snap for record in written.snapshots if (snap := findings.decode(SequenceSnapshot, record))]
     _check_rebuilt(histories, snapshots, updates, findings)
 
-    digests: dict[tuple[int, int, int], set[int]] = defaultdict(set)
-    numbers: dict[tuple[int, bytes], set[_Number]] = defaultdict(set)
-    heads: Counter[_Number] = Counter()
+    digests: dict[tuple[int, int, int], int] = {}
+    forked: set[tuple[int, int, int]] = set()
+    named: set[tuple[int, int, int, bytes]] = set()
     for update in updates:
-        digests[update.user_id, update.epoch, update.seq_no].add(update.digest)
-        numbers[update.user_id, update.event_id].add((update.epoch, update.seq_no))
-        heads[update.user_id, update.epoch] = max(heads[update.user_id, update.epoch], update.seq_no)
+        number = (update.user_id, update.epoch, update.seq_no)
+        if digests.setdefault(number, update.digest) != update.digest:
+            forked.add(number)
+        named.add((*number, update.event_id))
+    heads: dict[tuple[int, int], int] = {}
+    for user, epoch_number, seq_no in digests:
+        heads[user, epoch_number] = max(heads.get((user, epoch_number), 0), seq_no)
+    # Numbers per event, repeated updates counted once.
+    numbers = Counter((user, event_id) for user, _, _, event_id in named)
     # An id that comes again after an erase, or beyond the window, has a number more: the oracle knows.
     wanted = Counter((user, event_id) for (user, _), epoch in histories.epochs.items() for event_id in epoch.event_ids)
     return Verdict(
@@ -93,10 +97,10 @@ def judge(
         duplicates=histories.duplicates,
         refused=histories.refused,
         erased=histories.erased,
-        lost=sum(max(0, count - len(numbers.get(event, ()))) for event, count in wanted.items()),
-        doubled=sum(max(0, len(found) - wanted[event]) for event, found in numbers.items()),
-        gaps=heads.total() - len(digests),
-        forks=sum(len(found) > 1 for found in digests.values()),
+        lost=(wanted - numbers).total(),
+        doubled=(numbers - wanted).total(),
+        gaps=sum(heads.values()) - len(digests),
+        forks=len(forked),
         repeated=len(updates) - len(digests),
         mismatches=findings.mismatches,
     )
