@@ -51,7 +51,6 @@ class SeedPublisher:
             enable_idempotence=True,
             linger_ms=20,
             batch_size=1 << 18,
-            buffer_memory=64 << 20,
             # What is packed is compressed.
             compression_type=None,
             max_request_size=EVENTS.max_message_bytes,
