@@ -32,6 +32,11 @@ def user_key_bytes(user_id: int) -> bytes:
     return _USER_KEY.pack(user_id)
 
 
+def user_of_key(key: bytes) -> int:
+    """The inverse of `user_key_bytes`."""
+    return int.from_bytes(key, "big")
+
+
 def chunk_key_bytes(user_id: int, epoch: int, number: int) -> bytes:
     """The key of a chunk, big-endian: a user's chunks lie together, in order."""
     return _CHUNK_KEY.pack(user_id, epoch, number)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, Self
@@ -26,6 +26,7 @@ from rocksdict import (
 from schemas.reasons import Rejected
 from schemas.topics import SNAPSHOTS, UPDATES
 from schemas.v1.ranking_pb2 import Stamp
+from scorer.sequences.layout import user_of_key
 from scorer.sequences.pending import PendingRows, StoredRows, Write
 from scorer.sequences.reads import Resolved, ServedHistory, read_as_of, read_history, read_tail, resolve_stamp
 from scorer.sequences.records import StoreRecord, parse_snapshot, parse_update
@@ -215,6 +216,16 @@ class PartitionStore:
     def resolve(self, user_id: int, stamp: Stamp) -> Resolved:
         """See `reads.resolve_stamp`."""
         return resolve_stamp(self._rows, user_id, stamp)
+
+    def users(self) -> Iterator[int]:
+        """Every user that was ever heard of here, erased ones included, in order of their ids."""
+        for key in self._heads.keys():  # noqa: SIM118 - a column family is no mapping
+            yield user_of_key(key)
+
+    def epoch(self, user_id: int) -> int:
+        """The user's newest epoch, 0 for a user never heard of."""
+        header = self._rows.header(user_id)
+        return 0 if header is None else header.epoch
 
     def head_seq_no(self, user_id: int) -> int:
         """seq_no of the newest event, 0 without history."""

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, Final, Self
@@ -58,10 +59,17 @@ class Metrics:
         self.reloads = counter("model_reloads", "New bundles by result: taken, refused.", "result")
 
 
-class MetricsServer:
-    """`/metrics` in Prometheus' text format; `/readyz` answers 200 when `ready` says so, else 503."""
+#: user_id -> epoch and seq_no of the user's head in this scorer's store; None: it does not hold the user's partition.
+Head = Callable[[int], Mapping[str, int] | None]
 
-    def __init__(self, metrics: Metrics, ready: Callable[[], bool], host: str, port: int) -> None:
+
+class MetricsServer:
+    """`/metrics` in Prometheus' text format; `/readyz` answers 200 when `ready` says so, else 503.
+
+    `/histories/<user_id>` answers which history this scorer holds of a user, as JSON, or 404 when another scorer would.
+    """
+
+    def __init__(self, metrics: Metrics, ready: Callable[[], bool], head: Head, host: str, port: int) -> None:
         """Serves at once in a thread of its own; port 0 takes a free one, see `port`."""
 
         class Handler(BaseHTTPRequestHandler):
@@ -72,8 +80,14 @@ class MetricsServer:
                     well = ready()
                     status = HTTPStatus.OK if well else HTTPStatus.SERVICE_UNAVAILABLE
                     self._answer(status, b"ready\n" if well else b"not ready\n", "text/plain")
+                elif (user := self.path.removeprefix("/histories/")).isdecimal() and user != self.path:
+                    held = head(int(user))
+                    if held is None:
+                        self._answer(HTTPStatus.NOT_FOUND, b"not held here\n", "text/plain")
+                    else:
+                        self._answer(HTTPStatus.OK, json.dumps(held).encode(), "application/json")
                 else:
-                    self._answer(HTTPStatus.NOT_FOUND, b"/metrics or /readyz\n", "text/plain")
+                    self._answer(HTTPStatus.NOT_FOUND, b"/metrics, /readyz or /histories/<user_id>\n", "text/plain")
 
             def _answer(self, status: HTTPStatus, body: bytes, kind: str) -> None:
                 self.send_response(status)

@@ -13,7 +13,7 @@ from pathlib import Path
 from schemas.topics import DEAD_LETTER_TOPICS
 from scorer.registry.registry import Bundle, Registry
 from scorer.sequences.follower import Follower
-from scorer.sequences.partition import Refused
+from scorer.sequences.partition import Refused, StoreError
 from scorer.sequences.source import KafkaSequenceSource
 from scorer.sequences.store import SequenceStore
 from scorer.serving.engine import Device, Engine
@@ -29,6 +29,7 @@ _log = logging.getLogger(__name__)
 
 #: Of a dead letter's `stage`: the store refused the record.
 _STAGE = "store"
+_BEYOND_EVERY_EVENT = 1 << 62
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,7 +78,13 @@ def serve(options: ServeOptions, stop: threading.Event) -> None:
             intake, outlet, follower, store, lambda: models.model, options.settings, metrics, time.monotonic
         )
         server = stack.enter_context(
-            MetricsServer(metrics, lambda: loop.ready, options.metrics_host, options.metrics_port)
+            MetricsServer(
+                metrics,
+                lambda: loop.ready,
+                lambda user_id: _head(store, user_id),
+                options.metrics_host,
+                options.metrics_port,
+            )
         )
         _log.info(
             "scorer starts",
@@ -91,6 +98,15 @@ def serve(options: ServeOptions, stop: threading.Event) -> None:
         )
         loop.run(stop)
     _log.info("scorer has stopped")
+
+
+def _head(store: SequenceStore, user_id: int) -> dict[str, int] | None:
+    try:
+        # No event is after this one: a read of the header alone.
+        held = store.tail(user_id, _BEYOND_EVERY_EVENT)
+    except StoreError:
+        return None
+    return {"epoch": held.epoch, "seq_no": held.seq_no, "stale": int(held.stale)}
 
 
 class StoreLetters:

@@ -148,7 +148,7 @@ def _join_ids(
     ones, an erase's, stand before them.
     """
     ids, known = _ids(seeded_ids), set(_ids(seeded_ids))
-    remembered = _ids(header.event_ids)
+    remembered = _ids(bytes(header.event_ids))
     aligned = remembered[-len(rows) :] if len(rows) else []
     older = remembered[: len(remembered) - len(aligned)]
     keep = np.ones(len(rows), dtype=np.bool_)
@@ -195,6 +195,6 @@ def seeded_header(
         state.put_chunk(number, chunk)
     tail_at = full * chunk_events
     fresh.seq_no, fresh.digest = len(rows), digests[-1]
-    fresh.tail, fresh.tail_digest = encoded[tail_at * row_bytes :], digests[tail_at]
+    fresh.tail, fresh.tail_digest = bytearray(encoded[tail_at * row_bytes :]), digests[tail_at]
     fresh.max_event_time_ms = int(rows["event_time_ms"].max())
     return fresh

@@ -6,6 +6,7 @@ snapshot repeats what the updates already said.
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from dataclasses import dataclass
 from typing import Final, NamedTuple
 
@@ -14,9 +15,10 @@ from schemas.digest import DIGEST_VERSION, extend_digest, make_epoch
 from schemas.history import encode_event
 from schemas.packing import PACKING_VERSION, pack_history
 from schemas.v1.behaviour_pb2 import BehaviourEvent
-from schemas.v1.sequence_pb2 import SequenceSnapshot, SequenceUpdate
+from schemas.v1.sequence_pb2 import SequenceSnapshot
 from streaming.sequence.seed import forget_seed, seeded_header, take_seed
 from streaming.sequence.state import Header, UserState, pack_chunk, read_kept
+from streaming.sequence.update import encode_update
 
 _MASK_64: Final = (1 << 64) - 1
 
@@ -62,21 +64,36 @@ class Outcome(NamedTuple):
     seeded: bool = False
     #: A part of a seed that waits for the others.
     seed_part: bool = False
-    #: The event is older than one that this user's sequence already holds.
-    late: bool = False
-    #: Chunks that left the state.
+    #: How much older the event is than the newest that this user's sequence holds, ms; 0: it is not.
+    late_ms: int = 0
+    #: Chunks that left the state, and their events.
     evicted_chunks: int = 0
-    update: SequenceUpdate | None = None
+    evicted_events: int = 0
+    #: A serialised `SequenceUpdate`.
+    update: bytes | None = None
     snapshot: SequenceSnapshot | None = None
+    #: How long the first event waited that only this snapshot covers, ms of processing time.
+    snapshot_age_ms: int = 0
     #: Register a processing-time timer for this user.
     timer_ms: int | None = None
+    #: There is an update and nothing else.
+    plain: bool = False
 
 
 class SequenceStep:
-    """The transitions, under one set of rules."""
+    """The transitions, under one set of rules.
 
-    def __init__(self, settings: SequenceSettings) -> None:
+    Args:
+        cached_users: so many users' headers are kept decoded, those who acted last. Every change is written to the
+            state all the same, so nothing is lost with them; but all steps over a user's state must be this object's
+            while it lives, as a key is one subtask's.
+    """
+
+    def __init__(self, settings: SequenceSettings, cached_users: int = 0) -> None:
         self._settings = settings
+        self._kept_events = settings.kept_events
+        self._cached_users = cached_users
+        self._headers: OrderedDict[int, Header] = OrderedDict()
 
     def on_event(
         self, state: UserState, event: BehaviourEvent, source_partition: int, source_offset: int, now_ms: int
@@ -90,12 +107,10 @@ class SequenceStep:
             Rejected: a seed that does not fit what is there.
             StateError: the state is not what this code wrote.
         """
-        stored = state.get_header()
-        if stored is None:
-            epoch = make_epoch(self._settings.generation, 0)
-            header = Header.open(event.user_id, epoch, self._settings.chunk_events)
-        else:
-            header = Header.unpack(stored)
+        user_id = event.user_id
+        header = self._header(state, user_id)
+        if header is None:
+            header = Header.open(user_id, make_epoch(self._settings.generation, 0), self._settings.chunk_events)
         # A seed's id is remembered apart: for ever, and not once for each of its parts.
         if event.HasField("seed"):
             return self._seed(state, header, event)
@@ -111,8 +126,7 @@ class SequenceStep:
         Raises:
             StateError: the state is not what this code wrote.
         """
-        stored = state.get_header()
-        header = None if stored is None else Header.unpack(stored)
+        header = self._header(state, user_id)
         if header is None or timer_ms != header.timer_ms:
             return Outcome()
         # One timer per user: it is not moved when a counted snapshot comes first, but looks here whether it is time.
@@ -122,9 +136,23 @@ class SequenceStep:
             header.timer_ms = header.deadline_ms
             outcome = Outcome(timer_ms=header.timer_ms)
         elif header.deadline_ms:
-            outcome = Outcome(snapshot=self._snapshot(state, header, user_id))
-        state.put_header(header.pack())
+            age_ms = self._uncovered_ms(header, user_id, timer_ms)
+            outcome = Outcome(snapshot=self._snapshot(state, header, user_id), snapshot_age_ms=age_ms)
+        self._put(state, user_id, header)
         return outcome
+
+    def _header(self, state: UserState, user_id: int) -> Header | None:
+        header = self._headers.get(user_id)
+        if header is None:
+            return Header.load(state, self._settings.dedupe_window_events)
+        self._headers.move_to_end(user_id)
+        return header
+
+    def _put(self, state: UserState, user_id: int, header: Header) -> None:
+        state.put_header(header.pack())
+        self._headers[user_id] = header
+        if len(self._headers) > self._cached_users:
+            self._headers.popitem(last=False)
 
     def _append(
         self,
@@ -135,50 +163,62 @@ class SequenceStep:
         source_offset: int,
         now_ms: int,
     ) -> Outcome:
-        encoded = encode_event(event.event_time_ms, event.interaction)
+        # The way of nearly every record: kept short, for it is most of what the job costs.
+        rules = self._settings
+        user_id, event_id, event_time_ms = event.user_id, event.event_id, event.event_time_ms
+        interaction = event.interaction
+        encoded = encode_event(event_time_ms, interaction)
         prev_digest = header.digest
-        header.digest = extend_digest(prev_digest, encoded)
-        header.seq_no += 1
-        header.remember(event.event_id, self._settings.dedupe_window_events)
-        late = event.event_time_ms < header.max_event_time_ms
-        if not late:
-            header.max_event_time_ms = event.event_time_ms
+        header.digest = digest = extend_digest(prev_digest, encoded)
+        header.seq_no = seq_no = header.seq_no + 1
+        header.remember(state, event_id, rules.dedupe_window_events)
+        late_ms = header.max_event_time_ms - event_time_ms
+        if late_ms <= 0:
+            header.max_event_time_ms = event_time_ms
 
         header.tail += encoded
-        if header.seq_no % header.chunk_events == 0:
-            state.put_chunk(
-                header.seq_no // header.chunk_events - 1,
-                pack_chunk(header.tail_digest, header.tail, self._settings.chunk_version),
-            )
-            header.tail, header.tail_digest = b"", header.digest
-        evicted = self._evict(state, header)
+        if seq_no % header.chunk_events == 0:
+            number = seq_no // header.chunk_events - 1
+            state.put_chunk(number, pack_chunk(header.tail_digest, bytes(header.tail), rules.chunk_version))
+            header.tail, header.tail_digest = bytearray(), digest
+        evicted = 0
+        if (seq_no - self._kept_events) // header.chunk_events > header.first_chunk:
+            evicted = self._evict(state, header)
 
-        snapshot, timer_ms = None, None
+        snapshot, timer_ms, age_ms = None, None, 0
         # A new user's epoch opens with a snapshot: it replaces one of an older generation. (An erase has sent its own.)
-        opens = header.seq_no == 1 and not header.epoch & 0xFFFFFFFF
-        if opens or header.seq_no - header.covered_seq_no >= self._settings.snapshot_every_events:
-            snapshot = self._snapshot(state, header, event.user_id)
+        opens = seq_no == 1 and not header.epoch & 0xFFFFFFFF
+        if opens or seq_no - header.covered_seq_no >= rules.snapshot_every_events:
+            age_ms = self._uncovered_ms(header, user_id, now_ms)
+            snapshot = self._snapshot(state, header, user_id)
         elif not header.deadline_ms:
-            header.deadline_ms = now_ms + self.snapshot_age_ms(event.user_id)
+            header.deadline_ms = now_ms + self.snapshot_age_ms(user_id)
             if not 0 < header.timer_ms <= header.deadline_ms:
                 timer_ms = header.timer_ms = header.deadline_ms
 
-        state.put_header(header.pack())
-        update = SequenceUpdate(
-            schema_version=SCHEMA_VERSION,
-            user_id=event.user_id,
-            epoch=header.epoch,
-            seq_no=header.seq_no,
-            digest_version=DIGEST_VERSION,
-            prev_digest=prev_digest,
-            digest=header.digest,
-            event_id=event.event_id,
-            event_time_ms=event.event_time_ms,
-            interaction=event.interaction,
-            source_partition=source_partition,
-            source_offset=source_offset,
+        self._put(state, user_id, header)
+        update = encode_update(
+            header.update_head or header.make_update_head(user_id),
+            seq_no,
+            prev_digest,
+            digest,
+            event_id,
+            event_time_ms,
+            interaction.SerializeToString(),
+            source_partition,
+            source_offset,
         )
-        return Outcome(late=late, evicted_chunks=evicted, update=update, snapshot=snapshot, timer_ms=timer_ms)
+        if late_ms <= 0 and not evicted and snapshot is None and timer_ms is None:
+            return Outcome(False, False, False, False, 0, 0, 0, update, None, 0, None, True)
+        return Outcome(
+            late_ms=max(0, late_ms),
+            evicted_chunks=evicted,
+            evicted_events=evicted * header.chunk_events,
+            update=update,
+            snapshot=snapshot,
+            snapshot_age_ms=age_ms,
+            timer_ms=timer_ms,
+        )
 
     def _evict(self, state: UserState, header: Header) -> int:
         """Removes the chunks that lie wholly before the kept events: at most one per append, unless the rules
@@ -194,6 +234,7 @@ class SequenceStep:
         held = range(header.first_chunk, header.seq_no // header.chunk_events)
         for number in held:
             state.remove_chunk(number)
+        header.drop_ids(state)
         forget_seed(state)
         # make_epoch's fields: the low bits count the user's resets.
         epoch = make_epoch(header.epoch >> 32, (header.epoch & 0xFFFFFFFF) + 1)
@@ -201,8 +242,9 @@ class SequenceStep:
         fresh = Header.open(event.user_id, epoch, self._settings.chunk_events, event.event_id, header.timer_ms)
         snapshot = self._snapshot(state, fresh, event.user_id)
         snapshot.erased = True
-        state.put_header(fresh.pack())
-        return Outcome(erased=True, evicted_chunks=len(held), snapshot=snapshot)
+        self._put(state, event.user_id, fresh)
+        held_events = header.seq_no - header.first_chunk * header.chunk_events
+        return Outcome(erased=True, evicted_chunks=len(held), evicted_events=held_events, snapshot=snapshot)
 
     def _seed(self, state: UserState, header: Header, event: BehaviourEvent) -> Outcome:
         rules = self._settings
@@ -223,7 +265,8 @@ class SequenceStep:
             chunk_version=rules.chunk_version,
         )
         snapshot = self._snapshot(state, fresh, event.user_id)
-        state.put_header(fresh.pack())
+        header.drop_ids(state)
+        self._put(state, event.user_id, fresh)
         return Outcome(seeded=True, snapshot=snapshot)
 
     def _snapshot(self, state: UserState, header: Header, user_id: int) -> SequenceSnapshot:
@@ -240,6 +283,12 @@ class SequenceStep:
             digest=header.digest,
             packed=pack_history(events, self._settings.packing_version),
         )
+
+    def _uncovered_ms(self, header: Header, user_id: int, now_ms: int) -> int:
+        """Processing time since the first event that no snapshot covers; 0 when there is none."""
+        if not header.deadline_ms:
+            return 0
+        return max(0, now_ms - header.deadline_ms + self.snapshot_age_ms(user_id))
 
     def snapshot_age_ms(self, user_id: int) -> int:
         """How old this user's first uncovered event may grow, ms; a pure function of the user."""

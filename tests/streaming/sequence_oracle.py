@@ -18,6 +18,7 @@ class DictState:
 
     header: bytes | None = None
     chunks: dict[int, bytes] = field(default_factory=dict)
+    ids: dict[int, bytes] = field(default_factory=dict)
     touched_chunks: int = 0
 
     def get_header(self) -> bytes | None:
@@ -37,6 +38,16 @@ class DictState:
     def remove_chunk(self, number: int) -> None:
         self.touched_chunks += 1
         del self.chunks[number]
+
+    def get_ids(self, number: int) -> bytes | None:
+        return self.ids.get(number)
+
+    def put_ids(self, number: int, ids: bytes) -> None:
+        assert number not in self.ids, "a full block is never rewritten"
+        self.ids[number] = ids
+
+    def remove_ids(self, number: int) -> None:
+        del self.ids[number]
 
 
 @dataclass

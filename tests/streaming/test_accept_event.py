@@ -187,7 +187,7 @@ def test_well_formed_seeds_pass_unchanged() -> None:
     for message in (
         seed(),
         seed(seed_rows(**full)),
-        seed(part=1, parts=2, event_ids=bytes(32), rebuild=True),
+        seed(part=1, parts=2, event_ids=b"i" * 32, rebuild=True),
         seed(seed_rows(event_time_ms=NOW_MS + LIMITS.max_earliness_ms)),
     ):
         assert accept(message) == message
@@ -200,7 +200,8 @@ def test_well_formed_seeds_pass_unchanged() -> None:
         (seed(part=2, parts=2), Reason.MALFORMED_SEED),
         (seed(parts=LIMITS.max_seed_parts + 1), Reason.MALFORMED_SEED),
         (seed(event_ids=bytes(17)), Reason.MALFORMED_SEED),
-        (seed(parts=2, event_ids=bytes(16)), Reason.MALFORMED_SEED),
+        (seed(parts=2, event_ids=b"i" * 16), Reason.MALFORMED_SEED),
+        (seed(event_ids=b"i" * 16 + bytes(16)), Reason.MALFORMED_SEED),
         (seed(packed=b""), Reason.MALFORMED_SEED),
         (seed(packed=b"noise"), Reason.MALFORMED_SEED),
         (seed(seed_rows(0)), Reason.MALFORMED_SEED),

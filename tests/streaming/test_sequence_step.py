@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+from collections import defaultdict
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -116,10 +118,11 @@ class World:
     now_ms: int = 10_000
     newest_snapshot: tuple[int, int] = (0, 0)
     updates: list[bytes] = field(default_factory=list)
+    cached_users: int = 0
 
     def __post_init__(self) -> None:
         self.oracle = Oracle(USER, self.rules)
-        self.step = SequenceStep(self.rules)
+        self.step = SequenceStep(self.rules, self.cached_users)
         #: When the oldest uncovered update was written; None when all are covered.
         self.uncovered_since: int | None = None
 
@@ -127,7 +130,7 @@ class World:
         if outcome.timer_ms is not None:
             self.timers.add(outcome.timer_ms)
         if outcome.update is not None:
-            self.updates.append(outcome.update.SerializeToString(deterministic=True))
+            self.updates.append(outcome.update)
             if self.uncovered_since is None:
                 self.uncovered_since = self.now_ms
         if outcome.snapshot is not None:
@@ -155,8 +158,9 @@ class World:
         assert outcome.erased == (verdict == "erased")
         if verdict == "accepted":
             count = len(self.oracle.events)
-            update = outcome.update
-            assert isinstance(update, SequenceUpdate)
+            assert outcome.update is not None
+            update = SequenceUpdate.FromString(outcome.update)
+            assert update.SerializeToString(deterministic=True) == outcome.update
             assert (update.epoch, update.seq_no) == (self.oracle.epoch, count)
             assert (update.prev_digest, update.digest) == (self.oracle.digest(count - 1), self.oracle.digest(count))
             assert (update.event_id, update.interaction) == (event.event_id, event.interaction)
@@ -165,7 +169,7 @@ class World:
                 5,
                 offset,
             )
-            assert outcome.late == (bool(times) and event.event_time_ms < max(times))
+            assert outcome.late_ms == max(0, max(times, default=0) - event.event_time_ms)
         else:
             assert outcome.update is None
         if verdict == "erased":
@@ -190,16 +194,26 @@ def play(world: World, op: Op, offset: int) -> None:
         world.take(message(op), offset)
 
 
+@pytest.fixture(autouse=True, scope="module")
+def _small_blocks() -> Iterator[None]:
+    """Blocks of ids that the small windows here need several of."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("streaming.sequence.state.IDS_PER_BLOCK", 2)
+        yield
+
+
 @settings(max_examples=300)
-@given(rules=RULES, program=OPS)
-def test_step_equals_oracle(rules: SequenceSettings, program: list[Op]) -> None:
-    world = World(rules)
+@given(rules=RULES, program=OPS, cached_users=st.integers(0, 1))
+def test_step_equals_oracle(rules: SequenceSettings, program: list[Op], cached_users: int) -> None:
+    world = World(rules, cached_users=cached_users)
     saved = copy.deepcopy(world)
     for offset, op in enumerate(program):
         if op.kind == "copy":
             saved = copy.deepcopy(world)
         elif op.kind == "restore":
             world = copy.deepcopy(saved)
+            # Who restores starts with nothing but the state.
+            world.step = SequenceStep(rules, cached_users)
         elif op.kind == "pass":
             world.let_pass(world.now_ms + op.number)
         else:
@@ -230,6 +244,49 @@ def test_a_replay_from_any_copy_gives_the_same_bytes(rules: SequenceSettings, pr
         play(copied, op, offset)
     assert copied.updates == whole.updates
     assert copied.state.chunks == whole.state.chunks
+
+
+@settings(max_examples=100, deadline=None)
+@given(
+    rules=RULES,
+    program=st.lists(st.tuples(st.integers(1, 4), st.integers(0, 12), st.sampled_from(["event", "event", "erase"]))),
+)
+def test_what_is_cached_changes_nothing(rules: SequenceSettings, program: list[tuple[int, int, str]]) -> None:
+    worlds = []
+    for cached_users in (0, 2):
+        step = SequenceStep(rules, cached_users)
+        states: dict[int, DictState] = defaultdict(DictState)
+        outcomes = []
+        for offset, (user_id, number, kind) in enumerate(program):
+            event = message(Op(kind, number, number))
+            event.user_id = user_id
+            outcomes.append(step.on_event(states[user_id], event, 0, offset, offset))
+            if outcomes[-1].timer_ms is not None:
+                outcomes.append(step.on_timer(states[user_id], user_id, outcomes[-1].timer_ms))
+        worlds.append((outcomes, {user_id: vars(state) for user_id, state in states.items()}))
+    assert worlds[0] == worlds[1]
+
+
+@pytest.mark.parametrize(("before", "after"), [(9, 3), (3, 9), (2, 1), (9, 1)])
+def test_another_window_after_a_restore(before: int, after: int) -> None:
+    world = World(rules(dedupe_window_events=before))
+    feed(world, 40)
+    world.step = SequenceStep(rules(dedupe_window_events=after))
+    feed(world, 1, 40)
+    # As many as both windows held are still known; all that the new one holds, once it has filled.
+    known = min(before + 1, after)
+    assert_remembered(world, range(41 - known, 41), remembered=True)
+    feed(world, 20, 41)
+    assert_remembered(world, range(61 - after, 61), remembered=True)
+    assert_remembered(world, range(61 - after - 1, 61 - after), remembered=False)
+    assert len(world.state.ids) <= after
+
+
+def assert_remembered(world: World, numbers: range, *, remembered: bool) -> None:
+    for number in numbers:
+        state = copy.deepcopy(world.state)
+        outcome = world.step.on_event(state, message(Op("event", number, number)), 0, 0, 0)
+        assert outcome.duplicate == remembered, number
 
 
 def feed(world: World, count: int, start: int = 0) -> None:
@@ -272,8 +329,8 @@ def test_a_user_who_only_erases_opens_the_epoch_after_the_first() -> None:
 
 def test_ids_match_whole_only() -> None:
     header = Header.open(USER, make_epoch(1, 0), 64)
-    header.remember(bytes([1] * 16), 4)
-    header.remember(bytes([2] * 16), 4)
+    header.remember(DictState(), bytes([1] * 16), 4)
+    header.remember(DictState(), bytes([2] * 16), 4)
     assert not header.remembers(bytes([1] * 8 + [2] * 8))
     assert header.remembers(bytes([2] * 16))
 

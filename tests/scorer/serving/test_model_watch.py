@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import subprocess
 import sys
@@ -114,9 +115,9 @@ def test_the_watch_thread_ends_with_its_context(registry):
     assert not watched._thread.is_alive()
 
 
-def test_metrics_and_readiness_are_served():
-    metrics, ready = Metrics(), False
-    with MetricsServer(metrics, lambda: ready, "127.0.0.1", 0) as server:
+def test_metrics_readiness_and_heads_are_served():
+    metrics, ready, heads = Metrics(), False, {7: {"epoch": 9, "seq_no": 3, "stale": 0}}
+    with MetricsServer(metrics, lambda: ready, heads.get, "127.0.0.1", 0) as server:
         base = f"http://127.0.0.1:{server.port}"
         with pytest.raises(urllib.error.HTTPError) as caught:
             urllib.request.urlopen(f"{base}/readyz", timeout=5)
@@ -126,8 +127,11 @@ def test_metrics_and_readiness_are_served():
         metrics.model.labels("v9").set(1)
         text = urllib.request.urlopen(f"{base}/metrics", timeout=5).read().decode()
         assert 'longrank_scorer_model_info{version="v9"} 1.0' in text.splitlines()
-        with pytest.raises(urllib.error.HTTPError):
-            urllib.request.urlopen(f"{base}/", timeout=5)
+        assert json.loads(urllib.request.urlopen(f"{base}/histories/7", timeout=5).read()) == heads[7]
+        for path in ("", "histories/8", "histories/", "histories/-7", "7"):
+            with pytest.raises(urllib.error.HTTPError) as caught:
+                urllib.request.urlopen(f"{base}/{path}", timeout=5)
+            assert caught.value.code == 404
 
 
 def test_serving_imports_no_torch_and_no_flink():
