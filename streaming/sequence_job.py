@@ -24,7 +24,9 @@ def build(environment: StreamExecutionEnvironment, config: SequenceJobConfig) ->
     tables = StreamTableEnvironment.create(environment)
     events = keyed_records(tables, (EVENTS,), config.kafka, config.watermark)
     updates = (
-        events.process(SequenceFunction(config.settings(), config.record_limits()), output_type())
+        events.process(
+            SequenceFunction(config.settings(), config.record_limits(), config.state.cached_users), output_type()
+        )
         .name("sequences")
         .uid("sequences")
     )

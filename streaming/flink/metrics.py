@@ -1,4 +1,10 @@
-"""Every counter of the jobs, in one closed list, on Flink's metric group `longrank` of the keyed operator."""
+"""Every metric of the jobs, in one closed list, on Flink's metric group `longrank` of the keyed operator.
+
+A counter costs a call into Java. The sequence job, which sees every event, counts in Python and hands the sums over
+once a second; the join counts directly. In thread mode PyFlink's "distribution" is a gauge of the last value alone, so
+a distribution is three of them here, over what was observed since they were last set: `<name>_p50`, `<name>_p99` and
+`<name>_max`.
+"""
 
 from __future__ import annotations
 
@@ -15,11 +21,22 @@ GROUP: Final = "longrank"
 SEQUENCE_COUNTERS: Final[Mapping[str, str]] = {
     "accepted": "an event that got a number",
     "duplicates": "an event whose id the user's last accepted events have",
-    "late": "an accepted event older than one its sequence already holds",
+    "late_seconds": "an accepted event less than a minute older than the newest of its sequence",
+    "late_minutes": "an accepted event less than an hour older than that, and not less than a minute",
+    "late_hours": "an accepted event less than a day older than that, and not less than an hour",
+    "late_days": "an accepted event older still",
     "erased": "an erase that was carried out",
-    "seeded": "a seed that was put in front of a history",
+    "seeded": "a seed that is complete and in front of its user's history",
     "snapshots": "a snapshot written, those of erases and seeds included",
     "evicted_chunks": "a chunk that left the state",
+    "evicted_events": "an event that left the state",
+}
+#: Distribution -> what is observed, with its unit.
+SEQUENCE_DISTRIBUTIONS: Final[Mapping[str, str]] = {
+    "processing_us": "from the record's arrival in Python to what is to be written, us; of one record in 64",
+    "snapshot_age_ms": "processing time since the first event that only this snapshot covers, ms; of every snapshot",
+    "snapshot_bytes": "the packed history, bytes; of every snapshot",
+    "user_state_bytes": "header and chunks of the user's state, bytes; at every snapshot",
 }
 EXAMPLE_COUNTERS: Final[Mapping[str, str]] = {
     "examples": "an example written",
@@ -47,6 +64,15 @@ def reason_counter(reason: str) -> str:
     return f"dead_letters_{reason}"
 
 
+def late_counter(late_ms: int) -> str:
+    """The counter of an event that is older than its sequence's newest by `late_ms` > 0."""
+    if late_ms < 60_000:
+        return "late_seconds"
+    if late_ms < 3_600_000:
+        return "late_minutes"
+    return "late_hours" if late_ms < 86_400_000 else "late_days"
+
+
 class Counters:
     """The operator's counters by name.
 
@@ -59,6 +85,48 @@ class Counters:
         every = (*names, *(reason_counter(reason.value) for reason in Reason))
         self._counters: dict[str, Any] = {name: group.counter(name) for name in every}
 
+    def names(self) -> Iterable[str]:
+        """Every counter's name."""
+        return self._counters.keys()
+
     def add(self, name: str, count: int = 1) -> None:
         """Counts `count` more."""
         self._counters[name].inc(count)
+
+
+class Metrics:
+    """Counters and distributions that Flink sees when `publish` is called.
+
+    Raises:
+        KeyError: a name that is not in the lists.
+    """
+
+    def __init__(self, context: RuntimeContext, counters: Iterable[str], distributions: Iterable[str]) -> None:
+        self._counters = Counters(context, counters)
+        self._counts = dict.fromkeys(self._counters.names(), 0)
+        group = context.get_metrics_group().add_group(GROUP)
+        self._gauges: dict[str, list[Any]] = {
+            name: [group.distribution(f"{name}_{part}") for part in ("p50", "p99", "max")] for name in distributions
+        }
+        self._observed: dict[str, list[int]] = {name: [] for name in self._gauges}
+
+    def add(self, name: str, count: int = 1) -> None:
+        """Counts `count` more."""
+        self._counts[name] += count
+
+    def observe(self, name: str, value: int) -> None:
+        """One more value of a distribution."""
+        self._observed[name].append(value)
+
+    def publish(self) -> None:
+        """Hands over to Flink what was counted and observed since the last time."""
+        for name, count in self._counts.items():
+            if count:
+                self._counters.add(name, count)
+                self._counts[name] = 0
+        for name, values in self._observed.items():
+            if values:
+                values.sort()
+                for gauge, share in zip(self._gauges[name], (0.5, 0.99, 1.0), strict=True):
+                    gauge.update(values[min(len(values) - 1, int(share * len(values)))])
+                values.clear()

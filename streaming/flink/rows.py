@@ -5,7 +5,8 @@ from __future__ import annotations
 import time
 
 from google.protobuf.message import Message
-from pyflink.common import Row
+
+from streaming.flink.internals import OutputRow
 
 
 def wall_clock_ms() -> int:
@@ -13,6 +14,6 @@ def wall_clock_ms() -> int:
     return time.time_ns() // 1_000_000
 
 
-def message_row(key: bytes, message: Message) -> Row:
+def message_row(key: bytes, message: Message) -> OutputRow:
     """A row of `sinks.output_type`."""
-    return Row(key, message.SerializeToString())
+    return OutputRow(key, message.SerializeToString())

@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from schemas.history import EVENT_BYTES, HAS_DURATION, HAS_GROUP, HISTORY_DTYPE, decode_events
-from schemas.packing import MAX_PACKED_EVENTS, PACKING_VERSIONS, pack_history, unpack_history
+from schemas.packing import MAX_PACKED_EVENTS, PACKING_VERSIONS, pack_history, planes, unpack_history
 
 VECTORS = json.loads((Path(str(resources.files("schemas"))) / "golden" / "v1" / "vectors.json").read_text())["packing"]
 versions = pytest.mark.parametrize("version", PACKING_VERSIONS)
@@ -111,3 +111,14 @@ def test_what_repeats_is_said_once() -> None:
     bytes_per_event = {version: len(pack_history(history, version)) / 10_000 for version in PACKING_VERSIONS}
     # 300 videos are named in 9 bits; a time in seconds takes 8.
     assert bytes_per_event[2] < 3 < 8 < bytes_per_event[1]
+
+
+@pytest.mark.parametrize("n", [0, 1, 2, 64, 256])
+def test_few_rows_have_the_bytes_that_many_rows_ways_give(n: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    rng = np.random.default_rng(n)
+    history = np.frombuffer(rng.bytes(n * HISTORY_DTYPE.itemsize), dtype=HISTORY_DTYPE).copy()
+    history["group_id"] = 0
+    history["watch_ms"] &= 0xFFFF
+    few = planes.pack(history)
+    monkeypatch.setattr(planes, "_FEW", -1)
+    assert planes.pack(history) == few

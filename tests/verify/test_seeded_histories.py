@@ -17,6 +17,7 @@ from schemas.history import HISTORY_DTYPE
 from schemas.packing import pack_history
 from schemas.reasons import Rejected
 from schemas.v1.behaviour_pb2 import BehaviourEvent, Erase, Interaction, Seed
+from schemas.v1.sequence_pb2 import SequenceUpdate
 from scorer.landing.bounded import Landed
 from streaming.sequence.step import SequenceSettings, SequenceStep
 
@@ -102,7 +103,7 @@ def test_step_and_rebuild_agree(tamper: bool, seed: int) -> None:
             refused.add((record.topic, 3, offset))
             continue
         if outcome.update:
-            updates.append(landed("sequence.updates.v1", outcome.update, len(updates)))
+            updates.append(landed("sequence.updates.v1", SequenceUpdate.FromString(outcome.update), len(updates)))
         if outcome.snapshot:
             if tamper:
                 outcome.snapshot.base_digest ^= 1
