@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import threading
 import time
+from contextlib import suppress
 from types import TracebackType
 from typing import Final, Self
 
 from kafka import KafkaProducer
+from kafka.errors import KafkaTimeoutError
 
 from infra.bench.faults.traffic import Traffic
 from infra.bench.faults.waiting import PATIENCE_S, wait_until
@@ -51,8 +53,13 @@ class Publisher:
             self._ended = True
             self._changed.notify_all()
         self._thread.join()
-        # After a failure the broker may be away for good: what was not sent yet no longer matters.
-        self._producer.close(timeout=None if error is None else 0)
+        if error is None:
+            self._producer.close()
+            return
+        # The broker may be away for good, and what was not sent yet no longer matters: the error that ended the run
+        # is what is to be seen.
+        with suppress(KafkaTimeoutError):
+            self._producer.close(timeout=1)
 
     def allow(self, event: int) -> None:
         """Let the traffic flow up to this event, not included."""
