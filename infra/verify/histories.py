@@ -91,8 +91,9 @@ class Histories:
     duplicates: int = 0
     refused: int = 0
     erased: int = 0
-    #: Histories that were put in front.
+    #: Histories that were put in front, and the records that brought them.
     seeded: int = 0
+    seed_parts: int = 0
     #: Accepted with an event time below an earlier one of the same user.
     late: int = 0
     _window: dict[int, deque[bytes]] = field(default_factory=dict)
@@ -152,6 +153,7 @@ class Histories:
         if event.event_id == self._seed_done.get(user) or repeated:
             self.duplicates += 1
             return
+        self.seed_parts += 1
         pending = [*pending, event] if seed.part else [event]
         if seed.part + 1 < seed.parts:
             self._seeds[user] = pending

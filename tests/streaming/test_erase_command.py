@@ -44,7 +44,7 @@ def test_a_user_is_forgotten_and_the_others_are_not(jobs: JobRunner, tmp_path: P
 
     code, output, found = run("3", "--check", "--bootstrap", bootstrap)
     assert (code, found["erased"]) == (1, False), output
-    assert found["events_since"] == 20  # of the newest snapshot
+    assert found["events_since"] == 21  # of the newest snapshot
 
     epoch = make_epoch(1, 1)
     held, gone = ({3: {"epoch": epoch, "seq_no": 0, "stale": 0}}, {})
