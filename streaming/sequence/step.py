@@ -43,9 +43,9 @@ class SequenceSettings:
     snapshot_jitter: float
     #: Events in a chunk of the state.
     chunk_events: int
-    #: Layouts of `schemas.packing` for new chunks and for snapshots.
     #: Of one SEED, all parts together.
     max_seed_events: int = 100_000
+    #: Layouts of `schemas.packing` for new chunks and for snapshots.
     chunk_version: int = PACKING_VERSION
     packing_version: int = PACKING_VERSION
 
