@@ -61,7 +61,7 @@ def command(
         for scorer, state in confirmed.items():
             console.print(f"{scorer}: {state}", highlight=False)
     found = check_erased(address, user)
-    written |= asdict(found)
+    written |= asdict(found) | {"erased": found.erased}
     _show(console, found)
     if receipt is not None:
         receipt.write_text(json.dumps(written, indent=2) + "\n")

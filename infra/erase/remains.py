@@ -33,11 +33,16 @@ class Check:
     user_id: int
     #: The newest snapshot's; 0 without one.
     epoch: int
-    #: That snapshot is the erasure's own, or of an epoch that began with one.
-    erased: bool
+    #: Epochs below this one are erased; 0: none.
+    erased_below: int
     #: Events that the user has had since.
     events_since: int
     remains: tuple[Remains, ...]
+
+    @property
+    def erased(self) -> bool:
+        """The user was erased, and what there is now is of later."""
+        return 0 < self.erased_below <= self.epoch
 
 
 def check_erased(bootstrap: str, user_id: int) -> Check:
@@ -47,13 +52,10 @@ def check_erased(bootstrap: str, user_id: int) -> Check:
         BoundedReadError: a topic does not exist, or the broker stopped answering.
     """
     newest, saw_erasure = (0, 0), 0
-    snapshots: list[SequenceSnapshot] = []
     for _, value in _named(bootstrap, SNAPSHOTS, user_id):
         snapshot = SequenceSnapshot.FromString(value)
-        snapshots.append(snapshot)
         newest = max(newest, (snapshot.epoch, snapshot.seq_no))
-        if snapshot.erased:
-            saw_erasure = max(saw_erasure, snapshot.epoch)
+        saw_erasure = max(saw_erasure, snapshot.erased_below)
     remains = []
     for topic in ALL_TOPICS:
         times, older = [], 0
@@ -71,7 +73,7 @@ def check_erased(bootstrap: str, user_id: int) -> Check:
     return Check(
         user_id=user_id,
         epoch=newest[0],
-        erased=0 < saw_erasure == newest[0],
+        erased_below=saw_erasure,
         events_since=newest[1],
         remains=tuple(remains),
     )

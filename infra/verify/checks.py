@@ -103,6 +103,7 @@ def check_snapshots(histories: Histories, snapshots: Iterable[Landed], findings:
             ("base_digest", snapshot.base_digest, epoch.digest(first - 1)),
             ("digest", snapshot.digest, epoch.digest(last)),
             ("events", rows, epoch.row_bytes(first, last)),
+            ("erased_below", snapshot.erased_below, histories.erased_below(user, snapshot.epoch)),
         ):
             findings.expect(found == wanted, f"snapshot_{name}", record, user, f"seq_no {first}..{last} differs")
 

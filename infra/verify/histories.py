@@ -96,6 +96,8 @@ class Histories:
     seed_parts: int = 0
     #: Accepted with an event time below an earlier one of the same user.
     late: int = 0
+    #: user -> the epochs that an erasure opened.
+    erasures: dict[int, list[int]] = field(default_factory=dict)
     _window: dict[int, deque[bytes]] = field(default_factory=dict)
     _newest_event_time: dict[int, int] = field(default_factory=dict)
     #: Parts of seeds under way, and the last seed that was done with, per user.
@@ -136,6 +138,7 @@ class Histories:
             self._newest_event_time.pop(user, None)
             self.current[user] = epoch_number + 1
             self._epoch(user)
+            self.erasures.setdefault(user, []).append(self.current[user])
             return
         window.append(event.event_id)
         epoch = self._epoch(user)
@@ -144,6 +147,10 @@ class Histories:
         newest = self._newest_event_time.get(user, event.event_time_ms)
         self.late += event.event_time_ms < newest
         self._newest_event_time[user] = max(newest, event.event_time_ms)
+
+    def erased_below(self, user: int, epoch: int) -> int:
+        """The newest epoch up to `epoch` that an erasure opened, 0 when none did."""
+        return max((opened for opened in self.erasures.get(user, ()) if opened <= epoch), default=0)
 
     def _add_seed(self, event: BehaviourEvent) -> None:
         """Parts in order; the last puts all of them before what the newest epoch kept, in an epoch of its own."""

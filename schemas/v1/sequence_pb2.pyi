@@ -34,7 +34,7 @@ class SequenceUpdate(_message.Message):
     def __init__(self, schema_version: _Optional[int] = ..., user_id: _Optional[int] = ..., epoch: _Optional[int] = ..., seq_no: _Optional[int] = ..., digest_version: _Optional[int] = ..., prev_digest: _Optional[int] = ..., digest: _Optional[int] = ..., event_id: _Optional[bytes] = ..., event_time_ms: _Optional[int] = ..., interaction: _Optional[_Union[_behaviour_pb2.Interaction, _Mapping]] = ..., source_partition: _Optional[int] = ..., source_offset: _Optional[int] = ...) -> None: ...
 
 class SequenceSnapshot(_message.Message):
-    __slots__ = ("schema_version", "user_id", "epoch", "first_seq_no", "seq_no", "digest_version", "base_digest", "digest", "packed", "erased")
+    __slots__ = ("schema_version", "user_id", "epoch", "first_seq_no", "seq_no", "digest_version", "base_digest", "digest", "packed", "erased", "erased_below")
     SCHEMA_VERSION_FIELD_NUMBER: _ClassVar[int]
     USER_ID_FIELD_NUMBER: _ClassVar[int]
     EPOCH_FIELD_NUMBER: _ClassVar[int]
@@ -45,6 +45,7 @@ class SequenceSnapshot(_message.Message):
     DIGEST_FIELD_NUMBER: _ClassVar[int]
     PACKED_FIELD_NUMBER: _ClassVar[int]
     ERASED_FIELD_NUMBER: _ClassVar[int]
+    ERASED_BELOW_FIELD_NUMBER: _ClassVar[int]
     schema_version: int
     user_id: int
     epoch: int
@@ -55,4 +56,5 @@ class SequenceSnapshot(_message.Message):
     digest: int
     packed: bytes
     erased: bool
-    def __init__(self, schema_version: _Optional[int] = ..., user_id: _Optional[int] = ..., epoch: _Optional[int] = ..., first_seq_no: _Optional[int] = ..., seq_no: _Optional[int] = ..., digest_version: _Optional[int] = ..., base_digest: _Optional[int] = ..., digest: _Optional[int] = ..., packed: _Optional[bytes] = ..., erased: bool = ...) -> None: ...
+    erased_below: int
+    def __init__(self, schema_version: _Optional[int] = ..., user_id: _Optional[int] = ..., epoch: _Optional[int] = ..., first_seq_no: _Optional[int] = ..., seq_no: _Optional[int] = ..., digest_version: _Optional[int] = ..., base_digest: _Optional[int] = ..., digest: _Optional[int] = ..., packed: _Optional[bytes] = ..., erased: bool = ..., erased_below: _Optional[int] = ...) -> None: ...

@@ -126,9 +126,10 @@ class Transition:
         verdict = self._take_snapshot(rows, snapshot)
         header = rows.header(snapshot.user_id)
         assert header is not None, "a snapshot leaves a header"
-        if snapshot.erased and header.erased_below < snapshot.epoch:
+        erased_below = max(snapshot.erased_below, snapshot.epoch if snapshot.erased else 0)
+        if header.erased_below < erased_below:
             # Also when the epoch was opened by its first delta, which cannot say that it follows an erasure.
-            header.erased_below = snapshot.epoch
+            header.erased_below = erased_below
             rows.put_header(snapshot.user_id, header)
         return verdict
 

@@ -1,7 +1,7 @@
 """SEED: a history from before this system goes in front of what is there, under a higher epoch. Pure.
 
-Parts wait in the user's state until the last one has come. What a user's state knows of seeds stands beside the chunks,
-under numbers below zero, so that users who are never seeded pay nothing: -1 the slot, -2 - k part k.
+Parts wait in the user's state until the last one has come. What a user's state knows of seeds and erasures stands
+beside the chunks, under numbers below zero, so that users who never had any pay nothing: -1 the notes, -2 - k part k.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ from schemas.reasons import Reason, Rejected
 from schemas.v1.behaviour_pb2 import BehaviourEvent
 from streaming.sequence.state import EVENT_ID_BYTES, NO_EVENT_ID, Header, StateError, UserState, pack_chunk, read_kept
 
-SLOT_VERSION: Final = 1
+NOTES_VERSION: Final = 1
 _SLOT: Final = -1
-_PACKED_SLOT: Final = struct.Struct("<B16s16sIII")
+_PACKED_NOTES: Final = struct.Struct("<B16s16sIIIQ")
 _RESETS_MASK: Final = 0xFFFFFFFF
 
 
@@ -32,8 +32,8 @@ def _part(number: int) -> int:
 
 
 @dataclass(slots=True)
-class SeedSlot:
-    """Which seed is done with, and how far the one has come that is under way."""
+class ResetNotes:
+    """Which seed is done with, how far the one has come that is under way, and what was erased."""
 
     #: Applied, or overtaken by an erase: its records are duplicates for ever. Zeros: none.
     done_id: bytes = NO_EVENT_ID
@@ -43,20 +43,24 @@ class SeedSlot:
     parts: int = 0
     arrived: int = 0
     events: int = 0
+    #: Epochs below this one were erased on the user's request; 0: none.
+    erased_below: int = 0
 
     @classmethod
-    def read(cls, state: UserState) -> SeedSlot:
+    def read(cls, state: UserState) -> ResetNotes:
         """The user's. Raises StateError: another layout version, or damaged."""
         (packed,) = state.get_chunks(range(_SLOT, _SLOT + 1))
         if packed is None:
             return cls()
-        if len(packed) != _PACKED_SLOT.size or packed[0] != SLOT_VERSION:
-            raise StateError(f"seed slot of {len(packed)} bytes, layout {packed[:1].hex()}: not readable here")
-        return cls(*_PACKED_SLOT.unpack(packed)[1:])
+        if len(packed) != _PACKED_NOTES.size or packed[0] != NOTES_VERSION:
+            raise StateError(f"reset notes of {len(packed)} bytes, layout {packed[:1].hex()}: not readable here")
+        return cls(*_PACKED_NOTES.unpack(packed)[1:])
 
     def write(self, state: UserState) -> None:
         """Keep it."""
-        packed = _PACKED_SLOT.pack(SLOT_VERSION, self.done_id, self.pending_id, self.parts, self.arrived, self.events)
+        packed = _PACKED_NOTES.pack(
+            NOTES_VERSION, self.done_id, self.pending_id, self.parts, self.arrived, self.events, self.erased_below
+        )
         state.put_chunk(_SLOT, packed)
 
     def take_parts(self, state: UserState) -> Iterator[History]:
@@ -75,14 +79,14 @@ class SeedSlot:
         self.pending_id, self.parts, self.arrived, self.events = NO_EVENT_ID, 0, 0, 0
 
 
-def forget_seed(state: UserState) -> None:
-    """An erase: a seed that is under way will never be applied, and its redelivery brings nothing back."""
-    slot = SeedSlot.read(state)
-    if slot.pending_id != NO_EVENT_ID:
-        done_id = slot.pending_id
-        slot.drop_parts(state)
-        slot.done_id = done_id
-        slot.write(state)
+def note_erasure(state: UserState, epoch: int) -> None:
+    """An erase opens `epoch`: a seed under way will never be applied, and its redelivery brings nothing back."""
+    notes = ResetNotes.read(state)
+    if notes.pending_id != NO_EVENT_ID:
+        notes.done_id = notes.pending_id
+        notes.drop_parts(state)
+    notes.erased_below = epoch
+    notes.write(state)
 
 
 def take_seed(state: UserState, header: Header, event: BehaviourEvent, max_events: int) -> list[History] | None:
@@ -94,27 +98,27 @@ def take_seed(state: UserState, header: Header, event: BehaviourEvent, max_event
     Raises:
         Rejected: seed_superseded, seed_out_of_order, or malformed_seed for more than `max_events` in all or fewer than
             ids.
-        StateError: see `SeedSlot`.
+        StateError: see `ResetNotes`.
     """
-    seed, slot = event.seed, SeedSlot.read(state)
-    if event.event_id == slot.done_id:
+    seed, notes = event.seed, ResetNotes.read(state)
+    if event.event_id == notes.done_id:
         return None
     if seed.rebuild and header.epoch & _RESETS_MASK:
         raise Rejected(
             Reason.SEED_SUPERSEDED, f"user {event.user_id} was erased or seeded in generation {header.epoch >> 32}"
         )
-    pending = event.event_id == slot.pending_id
-    if pending and seed.part < slot.arrived:
+    pending = event.event_id == notes.pending_id
+    if pending and seed.part < notes.arrived:
         return None
     begins = not pending and seed.part == 0
-    if not begins and (not pending or (seed.part, seed.parts) != (slot.arrived, slot.parts)):
-        due = f"part {slot.arrived} of {slot.parts} of seed {slot.pending_id.hex()}" if slot.parts else "part 0"
+    if not begins and (not pending or (seed.part, seed.parts) != (notes.arrived, notes.parts)):
+        due = f"part {notes.arrived} of {notes.parts} of seed {notes.pending_id.hex()}" if notes.parts else "part 0"
         raise Rejected(
             Reason.SEED_OUT_OF_ORDER,
             f"part {seed.part} of {seed.parts} of seed {event.event_id.hex()} where {due} is due",
         )
     rows = unpack_history(seed.packed)
-    events = len(rows) + (0 if begins else slot.events)
+    events = len(rows) + (0 if begins else notes.events)
     if events > max_events or len(seed.event_ids) > events * EVENT_ID_BYTES:
         raise Rejected(
             Reason.MALFORMED_SEED,
@@ -123,15 +127,15 @@ def take_seed(state: UserState, header: Header, event: BehaviourEvent, max_event
         )
     # Nothing above this line has touched the state.
     if begins:
-        slot.drop_parts(state)
-        slot.pending_id, slot.parts = event.event_id, seed.parts
+        notes.drop_parts(state)
+        notes.pending_id, notes.parts = event.event_id, seed.parts
     if seed.part + 1 < seed.parts:
         state.put_chunk(_part(seed.part), seed.packed)
-        slot.arrived, slot.events = slot.arrived + 1, events
-        slot.write(state)
+        notes.arrived, notes.events = notes.arrived + 1, events
+        notes.write(state)
         return []
-    histories = [*slot.take_parts(state), rows]
-    SeedSlot(done_id=event.event_id).write(state)
+    histories = [*notes.take_parts(state), rows]
+    ResetNotes(done_id=event.event_id, erased_below=notes.erased_below).write(state)
     return histories
 
 

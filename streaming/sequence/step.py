@@ -16,11 +16,13 @@ from schemas.history import encode_event
 from schemas.packing import PACKING_VERSION, pack_history
 from schemas.v1.behaviour_pb2 import BehaviourEvent
 from schemas.v1.sequence_pb2 import SequenceSnapshot
-from streaming.sequence.seed import forget_seed, seeded_header, take_seed
+from streaming.sequence.seed import ResetNotes, note_erasure, seeded_header, take_seed
 from streaming.sequence.state import Header, UserState, pack_chunk, read_kept
 from streaming.sequence.update import encode_update
 
 _MASK_64: Final = (1 << 64) - 1
+#: Of an epoch: the user's own resets.
+_RESETS: Final = 0xFFFFFFFF
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -187,7 +189,7 @@ class SequenceStep:
 
         snapshot, timer_ms, age_ms = None, None, 0
         # A new user's epoch opens with a snapshot: it replaces one of an older generation. (An erase has sent its own.)
-        opens = seq_no == 1 and not header.epoch & 0xFFFFFFFF
+        opens = seq_no == 1 and not header.epoch & _RESETS
         if opens or seq_no - header.covered_seq_no >= rules.snapshot_every_events:
             age_ms = self._uncovered_ms(header, user_id, now_ms)
             snapshot = self._snapshot(state, header, user_id)
@@ -235,9 +237,9 @@ class SequenceStep:
         for number in held:
             state.remove_chunk(number)
         header.drop_ids(state)
-        forget_seed(state)
         # make_epoch's fields: the low bits count the user's resets.
-        epoch = make_epoch(header.epoch >> 32, (header.epoch & 0xFFFFFFFF) + 1)
+        epoch = make_epoch(header.epoch >> 32, (header.epoch & _RESETS) + 1)
+        note_erasure(state, epoch)
         # Of the ids only the erase's own stays: its redelivery must not forget what the user did since.
         fresh = Header.open(event.user_id, epoch, self._settings.chunk_events, event.event_id, header.timer_ms)
         snapshot = self._snapshot(state, fresh, event.user_id)
@@ -282,6 +284,8 @@ class SequenceStep:
             base_digest=base_digest,
             digest=header.digest,
             packed=pack_history(events, self._settings.packing_version),
+            # Who was never reset has no notes to read.
+            erased_below=ResetNotes.read(state).erased_below if header.epoch & _RESETS else 0,
         )
 
     def _uncovered_ms(self, header: Header, user_id: int, now_ms: int) -> int:

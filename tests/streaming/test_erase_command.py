@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 from click.testing import CliRunner
-from conftest import JobRunner
+from job_runner import JobRunner
 
 from infra.cli import main
 from infra.seed.publish import SeedPublisher, wait_applied

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import pytest
-from conftest import JobRunner, Received, Record, user_record
+from job_runner import JobRunner, Received, Record, user_record
 
 from schemas.partitioner import user_key
 from schemas.reasons import Reason

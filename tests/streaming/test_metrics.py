@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from conftest import DEADLINE_S, JobRunner, Record, user_record
+from job_runner import DEADLINE_S, JobRunner, Record, user_record
 from prometheus_client.parser import text_string_to_metric_families
 
 from infra.cluster.local import LocalCluster

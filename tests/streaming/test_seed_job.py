@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from click.testing import CliRunner
-from conftest import JobRunner
+from job_runner import JobRunner
 
 from infra.cli import main
 from infra.demo.loop import SEQUENCE_CONFIG

@@ -8,7 +8,7 @@ from collections.abc import Collection
 
 import numpy as np
 import pytest
-from conftest import JobRunner, Received, Record, user_record
+from job_runner import JobRunner, Received, Record, user_record
 from sequence_oracle import Oracle
 
 from schemas.digest import make_epoch

@@ -447,9 +447,9 @@ def test_a_seed_of_more_events_than_allowed_is_refused_before_they_are_kept() ->
         world.step.on_event(world.state, second, 0, 1, 0)
 
 
-def test_a_damaged_seed_slot_is_refused() -> None:
+def test_damaged_reset_notes_are_refused() -> None:
     world = World(rules())
     (record,) = seed(np.zeros(1, dtype=HISTORY_DTYPE), b"s" * 16, [1])
     world.state.chunks[-1] = b"\x09"
-    with pytest.raises(StateError, match="seed slot"):
+    with pytest.raises(StateError, match="reset notes"):
         world.step.on_event(world.state, record, 0, 0, 0)

@@ -58,6 +58,7 @@ def written(traffic: Traffic) -> Written:
                     base_digest=epoch.origin,
                     digest=epoch.origin,
                     erased=True,
+                    erased_below=number,
                 ).SerializeToString()
             )
         for seq_no, (digest, event_id, source) in enumerate(

@@ -294,6 +294,17 @@ def test_an_erasure_that_arrives_behind_the_deltas_that_follow_it_still_says_so(
     assert store.history(USERS[0], 10).rows.tobytes() == after.row_bytes(1, 1)
 
 
+def test_an_erasure_is_known_from_a_later_snapshot_alone(store, job):
+    # The erasure's own snapshot was compacted away: only the newest of the user is left.
+    chain, after = job.chain(USERS[0]), job.chain(USERS[0], resets=1)
+    apply(store, job.snapshot(chain, 3))
+    stamp = store.history(USERS[0], 10).stamp("m")
+    later = job.snapshot_message(after, 5)
+    later.erased_below = after.epoch
+    assert apply(store, job.record(SNAPSHOTS.name, USERS[0], later.SerializeToString())) == ["opened"]
+    assert store.resolve(USERS[0], stamp).resolution == Resolution.ERASED
+
+
 def test_every_resolution_of_a_stamp(store, job):
     user = USERS[0]
     chain = job.chain(user)
