@@ -9,9 +9,9 @@ from pathlib import Path
 
 import click
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from infra.home import require_bootstrap
+from infra.progress import progress_bars
 from infra.seed.rebuild import RebuildSettings, rebuild
 from schemas.topics import PARTITIONS
 from scorer.sequences.follower import follow_to_end
@@ -49,7 +49,7 @@ def command(
     with (
         tempfile.TemporaryDirectory(prefix="longrank-rebuild-") as scratch,
         SequenceStore(store or Path(scratch), sizes) as histories,
-        _progress() as progress,
+        progress_bars() as progress,
     ):
         reading = progress.add_task("read updates and snapshots, records", total=None)
         follow_to_end(
@@ -74,14 +74,3 @@ def command(
     if as_json:
         figures = {"users": done.users, "events": done.events, "records": done.records, "stale": done.stale}
         click.echo(json.dumps(figures | {"empty": done.empty, "generation": generation}))
-
-
-def _progress() -> Progress:
-    return Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        console=Console(stderr=True),
-        refresh_per_second=4,
-    )

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import click
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from infra.home import require_bootstrap
+from infra.progress import progress_bars
 from infra.seed.errors import SeedError
 from infra.seed.parquet import SeedSource
 from infra.seed.run import Seeding, seed
@@ -64,7 +64,7 @@ def command(
     )
     events = SeedSource(parquet).check()
     directory = WorkDirectory(work or parquet.with_name(f"{parquet.name}.seed"), plan)
-    with _progress() as progress:
+    with progress_bars() as progress:
         done = seed(
             Seeding(
                 directory=directory,
@@ -87,14 +87,3 @@ def command(
         click.echo(json.dumps(done.as_dict()))
     if done.refused:
         raise SeedError(f"the job refused {len(done.refused)} records: " + "; ".join(done.refused[:5]))
-
-
-def _progress() -> Progress:
-    return Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        console=Console(stderr=True),
-        refresh_per_second=4,
-    )

@@ -13,14 +13,14 @@ from typing import Any
 
 import click
 from kafka import KafkaProducer
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.progress import Progress
 
 from infra.bench.faults.job import SequenceJob
 from infra.bench.fuzz.account import Account, account
 from infra.bench.fuzz.records import fuzzed_records
 from infra.cluster.local import LocalCluster
 from infra.cluster.plan import UpOptions
+from infra.progress import progress_bars
 from infra.seed.publish import Span, spans, wait_applied
 from infra.topics import apply_topics
 from schemas.topics import DEAD_LETTER_TOPICS, EVENTS, SNAPSHOTS, UPDATES
@@ -67,7 +67,7 @@ def _run(home: Path, records: int, seed: int) -> tuple[dict[str, Any], Account]:
         job = SequenceJob(cluster, _SETTINGS)
         job.start(parallelism=1)
         started = time.perf_counter()
-        with _progress() as progress:
+        with progress_bars() as progress:
             sent = _send(info.bootstrap, records, seed, progress)
             bar = progress.add_task("processed, offsets", total=sum(span.length for span in sent.values()))
             wait_applied(info.bootstrap, sent, lambda behind: progress.update(bar, completed=behind))
@@ -131,14 +131,3 @@ def _send(bootstrap: str, records: int, seed: int, progress: Progress) -> dict[i
     finally:
         producer.close()
     return spans(places)
-
-
-def _progress() -> Progress:
-    return Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        console=Console(stderr=True),
-        refresh_per_second=2,
-    )
