@@ -16,11 +16,11 @@ from schemas.history import encode_event
 from schemas.packing import PACKING_VERSION, pack_history
 from schemas.v1.behaviour_pb2 import BehaviourEvent
 from schemas.v1.sequence_pb2 import SequenceSnapshot
+from streaming.sequence.jitter import share_of
 from streaming.sequence.seed import ResetNotes, note_erasure, seeded_header, take_seed
 from streaming.sequence.state import Header, UserState, pack_chunk, read_kept
 from streaming.sequence.update import encode_update
 
-_MASK_64: Final = (1 << 64) - 1
 #: Of an epoch: the user's own resets.
 _RESETS: Final = 0xFFFFFFFF
 
@@ -296,13 +296,4 @@ class SequenceStep:
 
     def snapshot_age_ms(self, user_id: int) -> int:
         """How old this user's first uncovered event may grow, ms; a pure function of the user."""
-        share = _spread(user_id) / (_MASK_64 + 1)
-        return int(self._settings.snapshot_max_age_ms * (1 - self._settings.snapshot_jitter * share))
-
-
-def _spread(user_id: int) -> int:
-    """A well-mixed 64-bit image of an id (the finaliser of SplitMix64, Steele et al. 2014)."""
-    z = (user_id + 0x9E3779B97F4A7C15) & _MASK_64
-    z = (z ^ z >> 30) * 0xBF58476D1CE4E5B9 & _MASK_64
-    z = (z ^ z >> 27) * 0x94D049BB133111EB & _MASK_64
-    return z ^ z >> 31
+        return int(self._settings.snapshot_max_age_ms * (1 - self._settings.snapshot_jitter * share_of(user_id)))
