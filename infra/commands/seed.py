@@ -29,6 +29,7 @@ from streaming.config import SequenceJobConfig, load_config
 @click.option(
     "--shards", type=click.IntRange(1), default=16, show_default=True, help="Of users; one is held in memory."
 )
+@click.option("--id-offset", default=0, show_default=True, help="Added to user, item and group ids; ours begin with 1.")
 @click.option(
     "--sequence-job",
     "job_config",
@@ -44,6 +45,7 @@ def command(
     bootstrap: str | None,
     processes: int,
     shards: int,
+    id_offset: int,
     job_config: Path | None,
     timestamp_ms: int | None,
     wait: bool,
@@ -58,6 +60,7 @@ def command(
     plan = Plan.of(
         parquet,
         shards=shards,
+        id_offset=id_offset,
         max_events=config.limits.max_seed_events,
         window_events=config.dedupe.window_events,
         now_ms=timestamp_ms if timestamp_ms is not None else time.time_ns() // 1_000_000,

@@ -48,6 +48,8 @@ class SeedSource:
     """A Parquet file or directory of files."""
 
     path: Path
+    #: Added to user, item and group ids: 1 for a source that counts from 0, for ours begin with 1.
+    id_offset: int = 0
 
     def check(self) -> int:
         """The number of its events.
@@ -83,7 +85,7 @@ class SeedSource:
         for name in (*_REQUIRED, _ORDER):
             if name in names and table.column(name).null_count:
                 raise SeedError(f"{self.path}: column {name} has nulls")
-        users = table.column("user_id").to_numpy()
+        users = table.column("user_id").to_numpy() + self.id_offset
         by = (table.column(_ORDER).to_numpy(), users) if _ORDER in names else (users,)
         order = np.lexsort(by)
         rows, users = self._rows(table)[order], users[order]
@@ -95,13 +97,15 @@ class SeedSource:
 
     def _rows(self, table: pa.Table) -> History:
         rows = np.zeros(table.num_rows, dtype=HISTORY_DTYPE)
-        rows["item_id"], rows["event_time_ms"] = _integers(table, "item_id"), _integers(table, "event_time_ms")
+        rows["item_id"] = _integers(table, "item_id") + self.id_offset
+        rows["event_time_ms"] = _integers(table, "event_time_ms")
         if _ACTION in table.column_names:
             rows["action"] = _integers(table, _ACTION)
         for name, bit in _OPTIONAL.items():
             if name in table.column_names:
                 present = pc.is_valid(table.column(name)).to_numpy(zero_copy_only=False)
-                rows[name] = np.where(present, _integers(table, name), 0)
+                offset = self.id_offset if name == "group_id" else 0
+                rows[name] = np.where(present, _integers(table, name) + offset, 0)
                 rows["fields"] |= np.where(present, bit, 0).astype(np.uint8)
         return rows
 
@@ -114,5 +118,5 @@ class SeedSource:
 
 
 def _integers(table: pa.Table, name: str) -> NDArray[Any]:
-    values: NDArray[Any] = table.column(name).fill_null(0).to_numpy()
+    values: NDArray[Any] = table.column(name).fill_null(0).to_numpy().astype(np.int64)
     return values

@@ -39,6 +39,8 @@ class Plan:
     #: Size and time of change of the source, so that another file under the same name is noticed.
     fingerprint: str
     shards: int
+    #: See `SeedSource`.
+    id_offset: int
     #: Newest events of a user that are sent.
     max_events: int
     #: Ids of a user's newest events that are sent.
@@ -47,7 +49,7 @@ class Plan:
     now_ms: int
 
     @classmethod
-    def of(cls, source: Path, *, shards: int, max_events: int, window_events: int, now_ms: int) -> Self:
+    def of(cls, source: Path, *, shards: int, id_offset: int, max_events: int, window_events: int, now_ms: int) -> Self:
         """The plan for a source as it is now."""
         files = sorted(source.rglob("*.parquet")) if source.is_dir() else [source]
         stats = [(path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in files]
@@ -55,6 +57,7 @@ class Plan:
             source=str(source.resolve()),
             fingerprint=json.dumps(stats),
             shards=shards,
+            id_offset=id_offset,
             max_events=max_events,
             window_events=window_events,
             now_ms=now_ms,
@@ -155,7 +158,7 @@ def pack_shard(directory: Path, plan: Plan, shard: int, limits: Limits) -> Packe
     path = shard_file(directory, shard)
     temporary = path.with_suffix(".part")
     with temporary.open("wb") as file:
-        for user_id, rows, ids in SeedSource(Path(plan.source)).shard(shard, plan.shards):
+        for user_id, rows, ids in SeedSource(Path(plan.source), plan.id_offset).shard(shard, plan.shards):
             kept, named = rows[-plan.max_events :], ids[-plan.window_events * _EVENT_ID_BYTES :]
             for record in _checked(user_id, kept, named, plan, limits):
                 file.write(_FRAME.pack(user_id, len(record)) + record)

@@ -48,7 +48,7 @@ def source(tmp_path: Path) -> Path:
 
 
 def plan(source: Path, **changes: int) -> Plan:
-    fields = {"shards": 2, "max_events": 100, "window_events": 4, "now_ms": NOW_MS}
+    fields = {"shards": 2, "id_offset": 0, "max_events": 100, "window_events": 4, "now_ms": NOW_MS}
     return Plan.of(source, **(fields | changes))
 
 
@@ -95,6 +95,14 @@ def test_ids_of_events_go_with_them(tmp_path: Path) -> None:
 def test_a_source_that_cannot_be_meant_is_refused(tmp_path: Path, columns: dict, match: str) -> None:
     with pytest.raises(SeedError, match=match):
         SeedSource(write(tmp_path / "e.parquet", **columns)).check()
+
+
+def test_a_source_may_count_from_0(tmp_path: Path) -> None:
+    columns = {"user_id": pa.array([0], pa.int8()), "item_id": pa.array([127], pa.int8()), "group_id": [0]}
+    path = write(tmp_path / "e.parquet", **columns, event_time_ms=[NOW_MS], watch_ms=[0])
+    (user,) = SeedSource(path, id_offset=1).shard(0, 1)
+    assert user.user_id == 1
+    assert user.rows[["item_id", "group_id", "watch_ms"]].tolist() == [(128, 1, 0)]
 
 
 def test_a_file_that_is_not_parquet_is_refused(tmp_path: Path) -> None:
