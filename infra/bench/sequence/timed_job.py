@@ -17,11 +17,12 @@ from pyflink.common import Row
 from pyflink.datastream import KeyedProcessFunction, RuntimeContext
 from pyflink.table import StreamTableEnvironment
 
-from schemas.topics import EVENTS, UPDATES
+from schemas.topics import DEAD_LETTER_TOPICS, EVENTS, SNAPSHOTS, UPDATES
 from schemas.v1.sequence_pb2 import SequenceSnapshot
 from streaming.config import SequenceJobConfig
 from streaming.flink.environment import job_environment, parse_arguments
-from streaming.flink.sequence_function import SequenceFunction
+from streaming.flink.internals import side_output
+from streaming.flink.sequence_function import SequenceFunction, dead_letter_tag, snapshot_tag
 from streaming.flink.sinks import output_type, write
 from streaming.flink.source import keyed_records
 from streaming.sequence.state import Header, UserState
@@ -86,6 +87,9 @@ def main(arguments: list[str]) -> None:
     function.path = os.environ[TIMES_VARIABLE]
     updates = events.process(function, output_type()).name("timed").uid("timed")
     write(updates, UPDATES, config.kafka, config.sink, "to-updates")
+    write(side_output(updates, snapshot_tag()), SNAPSHOTS, config.kafka, config.sink, "to-snapshots")
+    letters = side_output(updates, dead_letter_tag())
+    write(letters, DEAD_LETTER_TOPICS[EVENTS.name], config.kafka, config.sink, "to-dead-letters")
     environment.execute("longrank-timed")
 
 
