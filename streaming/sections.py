@@ -48,6 +48,8 @@ class JobSection(Section):
     restart_attempts: Count = 10
     #: The pause before a restart doubles from 1 s up to this; all pauses together outlast a lost TaskManager's return.
     restart_max_delay_ms: Annotated[int, Field(ge=1_000)] = 30_000
+    #: Without a failure for so long, failures are counted from 0 again. A lost TaskManager counts twice.
+    restart_calm_ms: PositiveMilliseconds = 300_000
 
 
 class KafkaSection(Section):

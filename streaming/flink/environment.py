@@ -37,6 +37,8 @@ def job_environment(job: JobSection) -> StreamExecutionEnvironment:
         "restart-strategy.exponential-delay.max-backoff": f"{job.restart_max_delay_ms} ms",
         "restart-strategy.exponential-delay.backoff-multiplier": "2.0",
         "restart-strategy.exponential-delay.attempts-before-reset-backoff": str(job.restart_attempts),
+        # Flink's default is an hour: a rolling upgrade of a few TaskManagers within it would end the job.
+        "restart-strategy.exponential-delay.reset-backoff-threshold": f"{job.restart_calm_ms} ms",
         "execution.buffer-timeout.interval": f"{job.buffer_timeout_ms} ms",
         "pipeline.max-parallelism": str(job.max_parallelism),
         "pipeline.auto-generate-uids": "false",

@@ -24,6 +24,7 @@ REPOSITORY = Path(__file__).parents[2]
 # In a process of its own: PyFlink keeps one JVM per Python, with the settings of whoever came first.
 DESCRIBE = """
 import importlib, json, sys
+from pyflink.java_gateway import get_gateway
 from streaming.flink.environment import job_environment, parse_arguments
 from streaming.config import ExampleJobConfig, SequenceJobConfig
 name, jars = sys.argv[1], sys.argv[2:]
@@ -46,6 +47,11 @@ nodes = [
     for node in graph.getStreamNodes().toArray()
 ]
 graph.getJobGraph()  # Refuses operators without a uid.
+# As Flink reads it: a key that it does not know would be its default, an hour.
+options = get_gateway().jvm.org.apache.flink.configuration.RestartStrategyOptions
+threshold = options.RESTART_STRATEGY_EXPONENTIAL_DELAY_RESET_BACKOFF_THRESHOLD
+calm = environment._j_stream_execution_environment.getConfiguration().get(threshold)
+assert calm.toMillis() == config.job.restart_calm_ms < 3_600_000, calm
 print(json.dumps(nodes))
 """
 
