@@ -8,6 +8,8 @@ from typing import Any, Final, NamedTuple
 from kafka import KafkaConsumer, TopicPartition
 
 _POLL_MS: Final = 1_000
+#: A broker that has not answered by then is not there: the client's own 30 s keep a person waiting.
+_BOOTSTRAP_TIMEOUT_MS: Final = 10_000
 #: Polls without a record or any movement after which the broker is given up on.
 _MAX_EMPTY_POLLS: Final = 60
 
@@ -48,6 +50,7 @@ def read_bounded(
         enable_auto_commit=False,
         auto_offset_reset="none",
         isolation_level="read_committed",
+        bootstrap_timeout_ms=_BOOTSTRAP_TIMEOUT_MS,
         max_poll_records=5_000,
         fetch_max_bytes=64 << 20,
         max_partition_fetch_bytes=8 << 20,
