@@ -16,7 +16,7 @@ from infra.cluster.ports import LOOPBACK
 from infra.cluster.processes import ProcessRef
 from infra.errors import InfraError
 
-VERSION: Final = 1
+VERSION: Final = 2
 BROKER: Final = "broker"
 JOBMANAGER: Final = "jobmanager"
 
@@ -110,6 +110,7 @@ class StateFile:
                 home=self.home,
                 ports=document["ports"],
                 prometheus=document["prometheus"],
+                short_lived=document["short_lived"],
                 processes=processes,
                 started=document["started"],
             )
@@ -122,6 +123,7 @@ class StateFile:
             "version": VERSION,
             "ports": dict(info.ports),
             "prometheus": info.prometheus,
+            "short_lived": info.short_lived,
             "processes": {name: asdict(process) for name, process in info.processes.items()},
             "started": info.started,
         }

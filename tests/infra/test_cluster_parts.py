@@ -99,13 +99,24 @@ def test_a_taken_port_is_refused_when_asked_for_and_replaced_when_remembered() -
 def test_the_record_reads_back(tmp_path: Path) -> None:
     state = StateFile(tmp_path)
     assert state.read() is None
-    info = replace(recorded(tmp_path, *UpOptions(taskmanagers=11).names()), prometheus=True)
+    info = replace(recorded(tmp_path, *UpOptions(taskmanagers=11).names()), prometheus=True, short_lived=True)
     state.write(info)
     assert state.read() == info
     assert info.taskmanagers == [taskmanager(i) for i in range(11)]
 
 
-@pytest.mark.parametrize("text", ["", "{", "[]", '{"version": 99}', '{"version": 1}', '{"version": 1, "processes": 3}'])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "{",
+        "[]",
+        '{"version": 99}',
+        '{"version": 1, "processes": 3}',
+        '{"version": 2}',
+        '{"version": 2, "processes": 3}',
+    ],
+)
 def test_a_record_that_is_none_counts_as_none(tmp_path: Path, text: str) -> None:
     (tmp_path / "cluster.json").write_text(text)
     assert StateFile(tmp_path).read() is None
