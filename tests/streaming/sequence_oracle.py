@@ -2,52 +2,34 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from schemas.digest import extend_digest, make_epoch, origin_digest
 from schemas.history import encode_event
 from schemas.packing import unpack_history
 from schemas.v1.behaviour_pb2 import BehaviourEvent
+from streaming.sequence.memory import MemoryUserState
 from streaming.sequence.step import SequenceSettings
 
 
 @dataclass
-class DictState:
-    """One user's state, and what it cost."""
+class DictState(MemoryUserState):
+    """One user's state, what it cost, and that nothing full is written twice."""
 
-    header: bytes | None = None
-    chunks: dict[int, bytes] = field(default_factory=dict)
-    ids: dict[int, bytes] = field(default_factory=dict)
     touched_chunks: int = 0
-
-    def get_header(self) -> bytes | None:
-        return self.header
-
-    def put_header(self, header: bytes) -> None:
-        self.header = header
-
-    def get_chunks(self, numbers: range) -> Iterable[bytes | None]:
-        return [self.chunks.get(number) for number in numbers]
 
     def put_chunk(self, number: int, chunk: bytes) -> None:
         assert number < 0 or number not in self.chunks, "a full chunk is never rewritten"
         self.touched_chunks += 1
-        self.chunks[number] = chunk
+        super().put_chunk(number, chunk)
 
     def remove_chunk(self, number: int) -> None:
         self.touched_chunks += 1
-        del self.chunks[number]
-
-    def get_ids(self, number: int) -> bytes | None:
-        return self.ids.get(number)
+        super().remove_chunk(number)
 
     def put_ids(self, number: int, ids: bytes) -> None:
         assert number not in self.ids, "a full block is never rewritten"
-        self.ids[number] = ids
-
-    def remove_ids(self, number: int) -> None:
-        del self.ids[number]
+        super().put_ids(number, ids)
 
 
 @dataclass

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import random
-from dataclasses import dataclass, field
 
 import numpy as np
 import pytest
@@ -19,6 +18,7 @@ from schemas.reasons import Rejected
 from schemas.v1.behaviour_pb2 import BehaviourEvent, Erase, Interaction, Seed
 from schemas.v1.sequence_pb2 import SequenceUpdate
 from scorer.landing.bounded import Landed
+from streaming.sequence.memory import MemoryUserState
 from streaming.sequence.step import SequenceSettings, SequenceStep
 
 USER = 42
@@ -32,29 +32,6 @@ RULES = SequenceSettings(
     snapshot_jitter=0.0,
     chunk_events=4,
 )
-
-
-@dataclass
-class State:
-    """One user's, in dicts."""
-
-    header: bytes | None = None
-    chunks: dict[int, bytes] = field(default_factory=dict)
-
-    def get_header(self):
-        return self.header
-
-    def put_header(self, header):
-        self.header = header
-
-    def get_chunks(self, numbers):
-        return [self.chunks.get(number) for number in numbers]
-
-    def put_chunk(self, number, chunk):
-        self.chunks[number] = chunk
-
-    def remove_chunk(self, number):
-        del self.chunks[number]
 
 
 def program(seed: int, length: int) -> list[BehaviourEvent]:
@@ -91,7 +68,7 @@ def seed_records(base: dict, rng: random.Random) -> list[BehaviourEvent]:
 @settings(deadline=None)
 @given(seed=st.integers(0, 2**32 - 1))
 def test_step_and_rebuild_agree(tamper: bool, seed: int) -> None:
-    step, state, findings = SequenceStep(RULES), State(), Findings()
+    step, state, findings = SequenceStep(RULES), MemoryUserState(), Findings()
     histories = Histories(RULES.generation, RULES.dedupe_window_events, RULES.kept_events)
     updates, snapshots, refused, events = [], [], set(), []
     for offset, event in enumerate(program(seed, 80)):

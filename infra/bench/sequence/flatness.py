@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from statistics import mean, median
@@ -25,6 +25,7 @@ from infra.errors import InfraError
 from schemas.topics import EVENTS, UPDATES
 from schemas.v1.behaviour_pb2 import BehaviourEvent
 from streaming.config import SequenceJobConfig
+from streaming.sequence.memory import MemoryUserState
 from streaming.sequence.step import SequenceStep
 
 TIMED_JOB: Final = Path(__file__).with_name("timed_job.py")
@@ -65,48 +66,15 @@ def in_job(running: Session, settings: Sequence[str], first_user: int, seed: int
     return times
 
 
-class _DictState:
-    """`UserState` of one user."""
-
-    def __init__(self) -> None:
-        self._header: bytes | None = None
-        self._chunks: dict[int, bytes] = {}
-        self._ids: dict[int, bytes] = {}
-
-    def get_header(self) -> bytes | None:
-        return self._header
-
-    def put_header(self, header: bytes) -> None:
-        self._header = header
-
-    def get_chunks(self, numbers: range) -> Iterable[bytes | None]:
-        return [self._chunks.get(number) for number in numbers]
-
-    def put_chunk(self, number: int, chunk: bytes) -> None:
-        self._chunks[number] = chunk
-
-    def remove_chunk(self, number: int) -> None:
-        del self._chunks[number]
-
-    def get_ids(self, number: int) -> bytes | None:
-        return self._ids.get(number)
-
-    def put_ids(self, number: int, ids: bytes) -> None:
-        self._ids[number] = ids
-
-    def remove_ids(self, number: int) -> None:
-        del self._ids[number]
-
-
 def pure(config: SequenceJobConfig, seed: int) -> Times:
     """Every step's time, without Flink and without accepting; snapshots are left out of these."""
     step = SequenceStep(replace(config.settings(), snapshot_every_events=1 << 40), config.state.cached_users)
-    states: dict[int, _DictState] = {}
+    states: dict[int, MemoryUserState] = {}
     times: list[tuple[int, int, int]] = []
     counts: dict[int, int] = {}
     for record in long_histories(1, seed):
         event = BehaviourEvent.FromString(record.value)
-        state = states.setdefault(event.user_id, _DictState())
+        state = states.setdefault(event.user_id, MemoryUserState())
         counts[event.user_id] = n = counts.get(event.user_id, 0) + 1
         started = time.perf_counter_ns()
         step.on_event(state, event, record.partition, n, record.timestamp_ms)

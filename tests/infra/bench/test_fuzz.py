@@ -16,36 +16,18 @@ from scorer.landing.bounded import Landed
 from streaming.config import SequenceJobConfig, load_config
 from streaming.dead_letters import Source, dead_letter
 from streaming.sequence.accept import accept_event
+from streaming.sequence.memory import MemoryUserState
 from streaming.sequence.step import SequenceStep
 
 CONFIG = load_config(SequenceJobConfig, None, ["sequence.capacity=20", "sequence.as_of_events=5"])
 RULES = CONFIG.settings()
 
 
-class State(dict):
-    """One user's, in a dict."""
-
-    def get_header(self):
-        return self.get("header")
-
-    def put_header(self, header):
-        self["header"] = header
-
-    def get_chunks(self, numbers):
-        return [self.get(number) for number in numbers]
-
-    def put_chunk(self, number, chunk):
-        self[number] = chunk
-
-    def remove_chunk(self, number):
-        del self[number]
-
-
 def processed(count: int, seed: int) -> dict[str, list[Landed]]:
     """What the topics would hold."""
     topics: dict[str, list[Landed]] = {"events": [], "updates": [], "snapshots": [], "dead_letters": []}
     offsets: Counter[int] = Counter()
-    states: dict[int, State] = {}
+    states: dict[int, MemoryUserState] = {}
     step, limits = SequenceStep(RULES), CONFIG.record_limits()
     for record in fuzzed_records(count, seed):
         key, value, timestamp_ms, partition = record
@@ -56,7 +38,7 @@ def processed(count: int, seed: int) -> dict[str, list[Landed]]:
             continue
         try:
             event = accept_event(key, value, partition, timestamp_ms, limits)
-            outcome = step.on_event(states.setdefault(event.user_id, State()), event, partition, offset, 0)
+            outcome = step.on_event(states.setdefault(event.user_id, MemoryUserState()), event, partition, offset, 0)
         except Rejected as refused:
             letter = dead_letter(refused, "test", Source(EVENTS.name, partition, offset, timestamp_ms), key, value)
             topics["dead_letters"].append(written(DEAD_LETTER_TOPICS[EVENTS.name].name, key or b"", letter, 0))
