@@ -34,6 +34,16 @@ def make_epoch(generation: int, resets: int) -> int:
     return generation << _RESETS_BITS | resets
 
 
+def generation_of(epoch: int) -> int:
+    """The generation in which an epoch was opened."""
+    return epoch >> _RESETS_BITS
+
+
+def resets_of(epoch: int) -> int:
+    """How often the user had been reset when it was opened."""
+    return epoch & (1 << _RESETS_BITS) - 1
+
+
 def origin_digest(user_id: int, epoch: int) -> int:
     """digest(0) of a user's epoch, an unsigned 64-bit integer."""
     origin = _ORIGIN.pack(DIGEST_VERSION, user_id, epoch)

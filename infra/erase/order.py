@@ -13,7 +13,7 @@ from typing import Final
 from kafka import KafkaConsumer, TopicPartition
 
 from infra.errors import InfraError
-from infra.seed.publish import SeedPublisher
+from infra.seed.publish import EventPublisher
 from schemas import SCHEMA_VERSION
 from schemas.partitioner import partition_of, user_key
 from schemas.topics import EVENTS, PARTITIONS, SNAPSHOTS
@@ -67,7 +67,7 @@ def erase(
         order = BehaviourEvent(
             schema_version=SCHEMA_VERSION, user_id=user_id, event_id=event_id, event_time_ms=now_ms, erase=Erase()
         )
-        with SeedPublisher(bootstrap) as publisher:
+        with EventPublisher(bootstrap) as publisher:
             span = publisher.publish([(user_id, order.SerializeToString())], now_ms)[partition]
         deadline = clock() + patience_s
         while clock() < deadline:

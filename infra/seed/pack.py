@@ -11,15 +11,15 @@ from schemas.limits import Limits
 from schemas.packing import pack_history
 from schemas.partitioner import user_key
 from schemas.v1.behaviour_pb2 import BehaviourEvent, Seed
+from streaming.sequence.state import EVENT_ID_BYTES
 
-_EVENT_ID_BYTES: Final = 16
 #: Of a record beside what is packed: user, ids of the parts, times. Ids of events come on top.
 _ENVELOPE_BYTES: Final = 256
 
 
 def seed_id(user_id: int, rows: History, event_ids: bytes, *, rebuild: bool) -> bytes:
     """16 bytes that name the seed by its content: the same history published again is the same seed."""
-    digest = blake2b(digest_size=_EVENT_ID_BYTES, person=b"longrank.seed.v1")
+    digest = blake2b(digest_size=EVENT_ID_BYTES, person=b"longrank.seed.v1")
     digest.update(b"%d %d %d " % (user_id, len(rows), rebuild))
     digest.update(rows.tobytes())
     digest.update(event_ids)

@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 
 from infra.seed.errors import SeedError
 from schemas.history import HAS_DURATION, HAS_GROUP, HAS_SURFACE, HAS_WATCH, HISTORY_DTYPE, History
+from streaming.sequence.state import EVENT_ID_BYTES
 
 _REQUIRED: Final = ("user_id", "item_id", "event_time_ms")
 _OPTIONAL: Final = {
@@ -32,7 +33,6 @@ _OPTIONAL: Final = {
 _ACTION: Final = "action"
 _ORDER: Final = "arrival_time_ms"
 _EVENT_ID: Final = "event_id"
-_EVENT_ID_BYTES: Final = 16
 
 
 class UserHistory(NamedTuple):
@@ -112,9 +112,11 @@ class SeedSource:
     def _event_ids(self, table: pa.Table) -> NDArray[Any]:
         column = table.column(_EVENT_ID)
         lengths = pc.binary_length(column).fill_null(0).to_numpy()
-        if (lengths != _EVENT_ID_BYTES).any():
-            raise SeedError(f"{self.path}: an event_id has {int(lengths[lengths != _EVENT_ID_BYTES][0])} bytes, not 16")
-        return np.frombuffer(b"".join(column.to_pylist()), dtype=f"V{_EVENT_ID_BYTES}")
+        if (lengths != EVENT_ID_BYTES).any():
+            raise SeedError(
+                f"{self.path}: an event_id has {int(lengths[lengths != EVENT_ID_BYTES][0])} bytes, not {EVENT_ID_BYTES}"
+            )
+        return np.frombuffer(b"".join(column.to_pylist()), dtype=f"V{EVENT_ID_BYTES}")
 
 
 def _integers(table: pa.Table, name: str) -> NDArray[Any]:

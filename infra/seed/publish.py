@@ -41,8 +41,8 @@ def spans(places: Iterable[tuple[int, int]]) -> dict[int, Span]:
     return found
 
 
-class SeedPublisher:
-    """An idempotent producer for the records of seeds; a context manager. Raises KafkaError."""
+class EventPublisher:
+    """An idempotent producer of behaviour.events.v1, for seeds and erases; a context manager. Raises KafkaError."""
 
     def __init__(self, bootstrap: str) -> None:
         self._producer = KafkaProducer(
@@ -57,7 +57,7 @@ class SeedPublisher:
             allow_auto_create_topics=False,
         )
 
-    def __enter__(self) -> SeedPublisher:
+    def __enter__(self) -> EventPublisher:
         return self
 
     def __exit__(self, *_: object) -> None:

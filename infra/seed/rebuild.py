@@ -9,10 +9,11 @@ from __future__ import annotations
 
 from collections import defaultdict, deque
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from infra.seed.pack import seed_records
-from infra.seed.publish import SeedPublisher, Span
+from infra.seed.publish import EventPublisher
+from schemas.digest import generation_of
 from schemas.limits import Limits
 from schemas.partitioner import user_key
 from schemas.topics import PARTITIONS, UPDATES
@@ -34,7 +35,6 @@ class Rebuilt:
     #: Users without events: erased, or never more than heard of.
     empty: int = 0
     records: int = 0
-    places: dict[int, Span] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,11 +61,11 @@ def rebuild(store: SequenceStore, settings: RebuildSettings, on_user: Callable[[
         ValueError: a history does not fit the limits.
     """
     rebuilt = Rebuilt()
-    with SeedPublisher(settings.bootstrap) as publisher:
+    with EventPublisher(settings.bootstrap) as publisher:
         for partition in store.partitions:
             ids = _newest_ids(settings.bootstrap, partition, store, settings.window_events)
             records = _records(store, partition, ids, settings, rebuilt, on_user)
-            rebuilt.places |= publisher.publish(records, settings.now_ms)
+            publisher.publish(records, settings.now_ms)
     return rebuilt
 
 
@@ -80,7 +80,7 @@ def _records(
     database = store.open_partition(partition)
     for user_id in database.users():
         held = database.tail(user_id, 0)
-        rebuilt.generation = max(rebuilt.generation, held.epoch >> 32)
+        rebuilt.generation = max(rebuilt.generation, generation_of(held.epoch))
         if not len(held.rows):
             rebuilt.empty += 1
             continue

@@ -9,7 +9,7 @@ from typing import Any
 
 from rich.progress import Progress
 
-from infra.seed.publish import SeedPublisher, refused_seeds, spans, wait_applied
+from infra.seed.publish import EventPublisher, refused_seeds, spans, wait_applied
 from infra.seed.work import Packed, WorkDirectory
 from schemas.limits import Limits
 from schemas.topics import SEQUENCE_JOB_GROUP
@@ -74,7 +74,7 @@ def seed(seeding: Seeding, events: int, progress: Progress, clock: Callable[[], 
     bar = progress.add_task("publish, records", total=records)
     places: list[tuple[int, int]] = []
     before = 0
-    with SeedPublisher(seeding.bootstrap) as publisher:
+    with EventPublisher(seeding.bootstrap) as publisher:
         for shard in sorted(packed, key=lambda shard: shard.shard):
             placed = directory.published(shard.shard)
             if placed is None:

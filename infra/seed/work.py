@@ -25,10 +25,10 @@ from schemas.partitioner import partition_of, user_key
 from schemas.reasons import Rejected
 from schemas.topics import PARTITIONS
 from streaming.sequence.accept import accept_event
+from streaming.sequence.state import EVENT_ID_BYTES
 
 _FRAME: Final = struct.Struct("<QI")
 _MANIFEST: Final = "seed.json"
-_EVENT_ID_BYTES: Final = 16
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -159,7 +159,7 @@ def pack_shard(directory: Path, plan: Plan, shard: int, limits: Limits) -> Packe
     temporary = path.with_suffix(".part")
     with temporary.open("wb") as file:
         for user_id, rows, ids in SeedSource(Path(plan.source), plan.id_offset).shard(shard, plan.shards):
-            kept, named = rows[-plan.max_events :], ids[-plan.window_events * _EVENT_ID_BYTES :]
+            kept, named = rows[-plan.max_events :], ids[-plan.window_events * EVENT_ID_BYTES :]
             for record in _checked(user_id, kept, named, plan, limits):
                 file.write(_FRAME.pack(user_id, len(record)) + record)
                 records, written = records + 1, written + len(record)

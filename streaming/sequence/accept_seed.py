@@ -12,7 +12,7 @@ from schemas.limits import Limits
 from schemas.packing import unpack_history
 from schemas.reasons import Reason, Rejected
 from schemas.v1.behaviour_pb2 import Seed
-from streaming.sequence.state import EVENT_ID_BYTES, NO_EVENT_ID
+from streaming.sequence.state import EVENT_ID_BYTES, NO_EVENT_ID, split_ids
 
 _OPTIONAL: Final = (
     ("watch_ms", HAS_WATCH),
@@ -39,7 +39,7 @@ def check_seed(seed: Seed, record_timestamp_ms: int, limits: Limits) -> None:
             f"{len(seed.event_ids)} bytes of event_ids in part {seed.part} of {seed.parts}; the last part has them, of"
             f" {EVENT_ID_BYTES} bytes each",
         )
-    if NO_EVENT_ID in _ids(seed.event_ids):
+    if NO_EVENT_ID in split_ids(seed.event_ids):
         raise Rejected(Reason.MALFORMED_SEED, "an id among the event_ids is all zero")
     try:
         rows = unpack_history(seed.packed)
@@ -48,10 +48,6 @@ def check_seed(seed: Seed, record_timestamp_ms: int, limits: Limits) -> None:
     if not 1 <= len(rows) <= limits.max_seed_events:
         raise Rejected(Reason.MALFORMED_SEED, f"{len(rows)} events; a seed has 1 .. {limits.max_seed_events}")
     _check_rows(rows, record_timestamp_ms, limits)
-
-
-def _ids(joined: bytes) -> list[bytes]:
-    return [joined[at : at + EVENT_ID_BYTES] for at in range(0, len(joined), EVENT_ID_BYTES)]
 
 
 def _check_rows(rows: History, record_timestamp_ms: int, limits: Limits) -> None:

@@ -14,17 +14,25 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from schemas.digest import chain_digests, origin_digest
+from schemas.digest import chain_digests, generation_of, make_epoch, origin_digest, resets_of
 from schemas.history import History
 from schemas.packing import unpack_history
 from schemas.reasons import Reason, Rejected
 from schemas.v1.behaviour_pb2 import BehaviourEvent
-from streaming.sequence.state import EVENT_ID_BYTES, NO_EVENT_ID, Header, StateError, UserState, pack_chunk, read_kept
+from streaming.sequence.state import (
+    EVENT_ID_BYTES,
+    NO_EVENT_ID,
+    Header,
+    StateError,
+    UserState,
+    pack_chunk,
+    read_kept,
+    split_ids,
+)
 
 NOTES_VERSION: Final = 1
 _SLOT: Final = -1
 _PACKED_NOTES: Final = struct.Struct("<B16s16sIIIQ")
-_RESETS_MASK: Final = 0xFFFFFFFF
 
 
 def _part(number: int) -> int:
@@ -103,9 +111,10 @@ def take_seed(state: UserState, header: Header, event: BehaviourEvent, max_event
     seed, notes = event.seed, ResetNotes.read(state)
     if event.event_id == notes.done_id:
         return None
-    if seed.rebuild and header.epoch & _RESETS_MASK:
+    if seed.rebuild and resets_of(header.epoch):
         raise Rejected(
-            Reason.SEED_SUPERSEDED, f"user {event.user_id} was erased or seeded in generation {header.epoch >> 32}"
+            Reason.SEED_SUPERSEDED,
+            f"user {event.user_id} was erased or seeded in generation {generation_of(header.epoch)}",
         )
     pending = event.event_id == notes.pending_id
     if pending and seed.part < notes.arrived:
@@ -139,10 +148,6 @@ def take_seed(state: UserState, header: Header, event: BehaviourEvent, max_event
     return histories
 
 
-def _ids(joined: bytes) -> list[bytes]:
-    return [joined[at : at + EVENT_ID_BYTES] for at in range(0, len(joined), EVENT_ID_BYTES)]
-
-
 def _join_ids(
     header: Header, rows: History, seeded_events: int, seeded_ids: bytes, window_events: int
 ) -> tuple[NDArray[np.bool_], bytes]:
@@ -151,8 +156,8 @@ def _join_ids(
     The newest remembered ids are those of the newest events, one each; an event whose id is not known has zeros. Older
     ones, an erase's, stand before them.
     """
-    ids, known = _ids(seeded_ids), set(_ids(seeded_ids))
-    remembered = _ids(bytes(header.event_ids))
+    ids, known = split_ids(seeded_ids), set(split_ids(seeded_ids))
+    remembered = split_ids(bytes(header.event_ids))
     aligned = remembered[-len(rows) :] if len(rows) else []
     older = remembered[: len(remembered) - len(aligned)]
     keep = np.ones(len(rows), dtype=np.bool_)
@@ -186,7 +191,7 @@ def seeded_header(
     rows = np.concatenate([*seeded, kept[keep]])
     for number in range(header.first_chunk, header.seq_no // header.chunk_events):
         state.remove_chunk(number)
-    epoch = header.epoch + 1
+    epoch = make_epoch(generation_of(header.epoch), resets_of(header.epoch) + 1)
     fresh = Header.open(user_id, epoch, chunk_events, ids, header.timer_ms)
     encoded = rows.tobytes()
     row_bytes = rows.itemsize

@@ -35,6 +35,11 @@ _HEADER: Final = struct.Struct("<BHHIIQQQQQQqqq")
 _CHUNK: Final = struct.Struct("<BQ")
 
 
+def split_ids(joined: bytes) -> list[bytes]:
+    """Concatenated event ids, one by one."""
+    return [joined[at : at + EVENT_ID_BYTES] for at in range(0, len(joined), EVENT_ID_BYTES)]
+
+
 class StateError(Exception):
     """State that this code did not write: another layout, or damaged. Restore an older savepoint or the older code."""
 

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from dataclasses import dataclass
-from typing import Final, NamedTuple
+from typing import NamedTuple
 
 from schemas import SCHEMA_VERSION
-from schemas.digest import DIGEST_VERSION, extend_digest, make_epoch
+from schemas.digest import DIGEST_VERSION, extend_digest, generation_of, make_epoch, resets_of
 from schemas.history import encode_event
 from schemas.packing import PACKING_VERSION, pack_history
 from schemas.v1.behaviour_pb2 import BehaviourEvent
@@ -20,9 +20,6 @@ from streaming.sequence.jitter import share_of
 from streaming.sequence.seed import ResetNotes, note_erasure, seeded_header, take_seed
 from streaming.sequence.state import Header, UserState, pack_chunk, read_kept
 from streaming.sequence.update import encode_update
-
-#: Of an epoch: the user's own resets.
-_RESETS: Final = 0xFFFFFFFF
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -189,7 +186,7 @@ class SequenceStep:
 
         snapshot, timer_ms, age_ms = None, None, 0
         # A new user's epoch opens with a snapshot: it replaces one of an older generation. (An erase has sent its own.)
-        opens = seq_no == 1 and not header.epoch & _RESETS
+        opens = seq_no == 1 and not resets_of(header.epoch)
         if opens or seq_no - header.covered_seq_no >= rules.snapshot_every_events:
             age_ms = self._uncovered_ms(header, user_id, now_ms)
             snapshot = self._snapshot(state, header, user_id)
@@ -237,8 +234,7 @@ class SequenceStep:
         for number in held:
             state.remove_chunk(number)
         header.drop_ids(state)
-        # make_epoch's fields: the low bits count the user's resets.
-        epoch = make_epoch(header.epoch >> 32, (header.epoch & _RESETS) + 1)
+        epoch = make_epoch(generation_of(header.epoch), resets_of(header.epoch) + 1)
         note_erasure(state, epoch)
         # Of the ids only the erase's own stays: its redelivery must not forget what the user did since.
         fresh = Header.open(event.user_id, epoch, self._settings.chunk_events, event.event_id, header.timer_ms)
@@ -285,7 +281,7 @@ class SequenceStep:
             digest=header.digest,
             packed=pack_history(events, self._settings.packing_version),
             # Who was never reset has no notes to read.
-            erased_below=ResetNotes.read(state).erased_below if header.epoch & _RESETS else 0,
+            erased_below=ResetNotes.read(state).erased_below if resets_of(header.epoch) else 0,
         )
 
     def _uncovered_ms(self, header: Header, user_id: int, now_ms: int) -> int:

@@ -9,7 +9,7 @@ from click.testing import CliRunner
 from job_runner import JobRunner
 
 from infra.cli import main
-from infra.seed.publish import SeedPublisher, wait_applied
+from infra.seed.publish import EventPublisher, wait_applied
 from schemas.digest import make_epoch
 from schemas.topics import EVENTS, SNAPSHOTS, UPDATES
 from schemas.v1.behaviour_pb2 import BehaviourEvent, Interaction
@@ -37,7 +37,7 @@ def run(*arguments: str) -> tuple[int, str, dict]:
 def test_a_user_is_forgotten_and_the_others_are_not(jobs: JobRunner, tmp_path: Path) -> None:
     bootstrap, heads = jobs.bootstrap, {4: {"epoch": 0, "seq_no": 0, "stale": 0}}
     jobs.submit("sequence_job", ["job.checkpoint_interval_ms=1000", "snapshot.every_events=10"])
-    with SeedPublisher(bootstrap) as publisher:
+    with EventPublisher(bootstrap) as publisher:
         events = [event(user, number) for number in range(25) for user in (3, 4)]
         sent = publisher.publish([(one.user_id, one.SerializeToString()) for one in events], START_MS)
     wait_applied(bootstrap, sent, lambda _: None)

@@ -14,7 +14,7 @@ from job_runner import JobRunner
 
 from infra.cli import main
 from infra.demo.loop import SEQUENCE_CONFIG
-from infra.seed.publish import SeedPublisher, Span, wait_applied
+from infra.seed.publish import EventPublisher, Span, wait_applied
 from schemas.history import HISTORY_DTYPE, encode_event
 from schemas.packing import unpack_history
 from schemas.topics import SNAPSHOTS, UPDATES
@@ -84,7 +84,7 @@ def test_a_seeded_job_goes_on_as_if_it_had_been_fed_every_event(jobs: JobRunner,
     job = jobs.submit("sequence_job", ["job.checkpoint_interval_ms=1000", "snapshot.max_age_ms=3600000"])
 
     def send(some: list[BehaviourEvent]) -> None:
-        with SeedPublisher(bootstrap) as publisher:
+        with EventPublisher(bootstrap) as publisher:
             publisher.publish([(one.user_id, one.SerializeToString()) for one in some], START_MS)
 
     # The live ones before the seed include some that the seed has, too.
@@ -113,7 +113,7 @@ def test_a_job_that_lost_its_state_gets_it_back_from_what_it_wrote(jobs: JobRunn
     erased = BehaviourEvent(schema_version=1, user_id=5, event_id=b"e" * 16, event_time_ms=START_MS, erase=Erase())
 
     def send(some: list[BehaviourEvent]) -> dict[int, Span]:
-        with SeedPublisher(bootstrap) as publisher:
+        with EventPublisher(bootstrap) as publisher:
             return publisher.publish([(one.user_id, one.SerializeToString()) for one in some], START_MS)
 
     settings = ["job.checkpoint_interval_ms=2000", "snapshot.max_age_ms=3600000", "snapshot.every_events=7"]
