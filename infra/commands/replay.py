@@ -55,8 +55,9 @@ def command(
 ) -> None:
     """Send LOG, a directory in the bundled log's or in KuaiRand's format, as live traffic in arrival order.
 
-    Requests wait until the deltas of all that their user was sent before are visible; impressions and feedback follow
-    the responses. The sequence job and a scorer must be running. Ends with heartbeats beyond the last record.
+    A request names the number that its user's history must have reached, and the scorer waits for it; impressions and
+    feedback follow the responses. The sequence job and a scorer must be running. Ends with heartbeats beyond the last
+    record.
     """
     behaviour = open_log(log)
     if fraction < 1:

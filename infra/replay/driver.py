@@ -9,8 +9,10 @@ from typing import Any, Final
 
 import numpy as np
 from kafka import KafkaConsumer, KafkaProducer, TopicPartition
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.console import Console
+from rich.progress import Progress
 
+from infra.progress import progress_bars
 from infra.replay.application import Application
 from infra.replay.messages import Outgoing
 from schemas.topics import HEARTBEAT_KEY, PARTITIONS, RESPONSES, UPDATES
@@ -171,12 +173,4 @@ class ReplayDriver:
 
 def progress_bar() -> Progress:
     """The bar that replays show."""
-    return Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("entries"),
-        TimeElapsedColumn(),
-        # The default of ten pictures a second costs a tenth of the driver.
-        refresh_per_second=2,
-    )
+    return progress_bars("entries", Console())

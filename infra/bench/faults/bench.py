@@ -11,8 +11,7 @@ from statistics import median
 from typing import Any
 
 import numpy as np
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.progress import Progress
 
 from infra.bench.faults.judgement import Verdict
 from infra.bench.faults.kills import draw_kills
@@ -21,6 +20,7 @@ from infra.bench.faults.traffic import TrafficSettings
 from infra.cluster.local import LocalCluster
 from infra.cluster.plan import UpOptions
 from infra.errors import InfraError
+from infra.progress import progress_bars
 from infra.topics import apply_topics
 
 #: The probes of a kill must fit between the kill and the end of its share of the traffic.
@@ -113,9 +113,9 @@ def run_faults(
         traffic=TrafficSettings(events=settings.events, seed=settings.seed),
         events_per_second=settings.events_per_second,
         job_settings=(
-            # Flink counts a job's restarts anew only after an hour without any, and a killed TaskManager costs two: it
-            # is still listed when the job is first deployed again. Kills in quick succession must neither use up the
-            # restarts nor make each pause longer than the last.
+            # A job's restarts are counted anew only after `job.restart_calm_ms` without any, and a killed TaskManager
+            # costs two: it is still listed when the job is first deployed again. Kills in quick succession must
+            # neither use up the restarts nor make each pause longer than the last.
             f"job.restart_attempts={10 * (settings.kills + 1)}",
             "job.restart_max_delay_ms=2000",
         ),
@@ -162,12 +162,4 @@ def run_faults(
 
 def progress_bar() -> Progress:
     """The bar that the bench shows."""
-    return Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("events"),
-        TimeElapsedColumn(),
-        console=Console(stderr=True),
-        refresh_per_second=2,
-    )
+    return progress_bars("events")
