@@ -117,6 +117,14 @@ class FlinkRest:
         """How often the job went back to its last checkpoint."""
         return int(self.job_metrics(job_id, ["numRestarts"])["numRestarts"])
 
+    def wait_restarted(self, job_id: str, *, timeout_s: float = 60.0) -> None:
+        """Until the JobManager says that the job has gone back to a checkpoint: it asks for its metrics now and then.
+
+        Raises:
+            FlinkRestError: time ran out.
+        """
+        self._wait(lambda: self.restarts(job_id) or None, f"a restart of job {job_id}", timeout_s)
+
     def wait_running(self, job_id: str, *, timeout_s: float = 120.0) -> None:
         """Until the job is RUNNING and each of its tasks is too.
 

@@ -5,7 +5,6 @@ The order of the checks is the order of `schemas.reasons.Reason`: a record is re
 
 from __future__ import annotations
 
-from functools import lru_cache
 from typing import Final, TypeVar
 
 from google.protobuf.message import DecodeError, Message
@@ -24,14 +23,19 @@ _REMEMBERED_KEYS: Final = 1 << 16
 M = TypeVar("M", bound=Message)
 
 
-@lru_cache(maxsize=_REMEMBERED_KEYS)
-def _user_of_key(key: bytes, max_id: int) -> tuple[int, int]:
-    """(user_id, partition); (0, 0) when the key is not a user's."""
+_known_keys: dict[bytes, tuple[int, int]] = {}
+
+
+def _user_of_key(key: bytes) -> tuple[int, int]:
+    """(user_id, partition); (0, 0) when the key is no number. Remembered."""
     # isdigit() on bytes knows ASCII digits only, so int() below cannot be handed signs, blanks or underscores.
     if not key.isdigit() or key[0] == 0x30 or len(key) > 20:
         return 0, 0
-    user_id = int(key)
-    return (user_id, partition_of(key, PARTITIONS)) if user_id <= max_id else (0, 0)
+    if len(_known_keys) >= _REMEMBERED_KEYS:
+        # All at once: to know which came longest ago would cost as much as the hashing.
+        _known_keys.clear()
+    user = _known_keys[key] = int(key), partition_of(key, PARTITIONS)
+    return user
 
 
 def accept_key(key: bytes | None, value: bytes | None, partition: int, limits: Limits, max_bytes: int) -> int:
@@ -46,8 +50,8 @@ def accept_key(key: bytes | None, value: bytes | None, partition: int, limits: L
     size = len(key or b"") + len(value or b"")
     if size > max_bytes:
         raise Rejected(Reason.OVERSIZED, f"key and value have {size} bytes, the limit is {max_bytes}")
-    user_id, home = _user_of_key(key, limits.max_id) if key else (0, 0)
-    if not user_id:
+    user_id, home = _known_keys.get(key) or _user_of_key(key) if key else (0, 0)
+    if not 1 <= user_id <= limits.max_id:
         shown = "null" if key is None else repr(key[:64])
         raise Rejected(Reason.MALFORMED_KEY, f"key {shown} is not a user id in ASCII decimal, 1 .. {limits.max_id}")
     if home != partition:

@@ -66,6 +66,10 @@ def encode_event(event_time_ms: int, interaction: Interaction) -> bytes:
     )
 
 
+#: An encoding's fields: event_time_ms, item_id, group_id, action, surface, watch_ms, duration_ms, presence bits.
+decode_event = _EVENT.unpack
+
+
 def decode_events(encoded: bytes) -> History:
     """Rows [n] of `HISTORY_DTYPE` over the concatenated encodings; read-only, no copy.
 

@@ -16,6 +16,7 @@ from schemas.topics import EXAMPLE_JOB_GROUP, IMPRESSIONS, SEQUENCE_JOB_GROUP, S
 from streaming.examples.join import ExampleSettings
 from streaming.examples.labels import LabelRule
 from streaming.sections import (
+    BatchSection,
     DedupeSection,
     JobSection,
     KafkaSection,
@@ -67,6 +68,7 @@ class SequenceJobConfig(JobConfig):
 
     job: SequenceJobSection = SequenceJobSection()
     kafka: SequenceKafkaSection = SequenceKafkaSection()
+    batch: BatchSection = BatchSection()
     sequence: SequenceSection = SequenceSection()
     dedupe: DedupeSection = DedupeSection()
     snapshot: SnapshotSection = SnapshotSection()

@@ -52,6 +52,17 @@ class JobSection(Section):
     restart_calm_ms: PositiveMilliseconds = 300_000
 
 
+class BatchSection(Section):
+    """How many records enter Python together."""
+
+    #: A batch this large does not wait.
+    max_records: Count = 512
+    #: Likewise, for records with what comes with them; a larger record is a batch of its own.
+    max_bytes: Annotated[int, Field(ge=1_024, le=1 << 28)] = 1 << 20
+    #: How long a record may wait for company.
+    max_delay_ms: Milliseconds = 5
+
+
 class KafkaSection(Section):
     """The brokers, and how sources and sinks talk to them."""
 
@@ -130,7 +141,7 @@ class StateSection(Section):
     write_version: PackingVersion = 1
     #: Users whose headers a subtask keeps in Python, 4 to 8 KiB each, those who acted last; others' are read from the
     #: state.
-    cached_users: Annotated[int, Field(ge=0)] = 8_192
+    cached_users: Annotated[int, Field(ge=0)] = 16_384
 
 
 class LabelSection(Section):

@@ -7,15 +7,16 @@ from __future__ import annotations
 
 import sys
 
-from pyflink.datastream import StreamExecutionEnvironment
+from pyflink.datastream import KeyedStream, StreamExecutionEnvironment
 from pyflink.table import StreamTableEnvironment
 
 from schemas.topics import DEAD_LETTER_TOPICS, EVENTS, SNAPSHOTS, UPDATES
 from streaming.config import SequenceJobConfig
+from streaming.flink.batches import batch_type, in_batches, rows_of_batches
 from streaming.flink.environment import job_environment, parse_arguments
 from streaming.flink.internals import side_output
 from streaming.flink.sequence_function import SequenceFunction, dead_letter_tag, snapshot_tag
-from streaming.flink.sinks import output_type, write
+from streaming.flink.sinks import write
 from streaming.flink.source import keyed_records
 
 
@@ -23,16 +24,17 @@ def build(environment: StreamExecutionEnvironment, config: SequenceJobConfig) ->
     """Adds the job's graph to the environment."""
     tables = StreamTableEnvironment.create(environment)
     events = keyed_records(tables, (EVENTS,), config.kafka, config.watermark)
-    updates = (
-        events.process(
-            SequenceFunction(config.settings(), config.record_limits(), config.state.cached_users), output_type()
-        )
-        .name("sequences")
-        .uid("sequences")
-    )
-    snapshots = side_output(updates, snapshot_tag())
-    dead_letters = side_output(updates, dead_letter_tag())
-    write(updates, UPDATES, config.kafka, config.sink, "to-updates")
+    function = SequenceFunction(config.settings(), config.record_limits(), config.state.cached_users)
+    write_outputs(events, function, config)
+
+
+def write_outputs(events: KeyedStream, function: SequenceFunction, config: SequenceJobConfig) -> None:
+    """The graph behind the source: batches, the function, and its outputs to their topics."""
+    batches = in_batches(events, config.batch, "batches")
+    sequences = batches.process(function, batch_type()).name("sequences").uid("sequences")
+    snapshots = side_output(sequences, snapshot_tag())
+    dead_letters = side_output(sequences, dead_letter_tag())
+    write(rows_of_batches(sequences, "updates"), UPDATES, config.kafka, config.sink, "to-updates")
     write(snapshots, SNAPSHOTS, config.kafka, config.sink, "to-snapshots")
     write(dead_letters, DEAD_LETTER_TOPICS[EVENTS.name], config.kafka, config.sink, "to-dead-letters")
 

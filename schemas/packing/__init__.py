@@ -7,8 +7,10 @@ The same rows give the same bytes on every run and Python (within one version of
 from __future__ import annotations
 
 import struct
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Final, Protocol
+
+import numpy as np
 
 from schemas.history import History, empty_history
 from schemas.packing import dictionary, planes
@@ -63,6 +65,27 @@ def unpack_history(packed: bytes) -> History:
     Raises:
         ValueError: unknown layout version, or bytes that no `pack_history` wrote.
     """
+    layout, head, body, n = _open(packed)
+    rows = layout.unpack(head, body, n)
+    return rows if n else empty_history()
+
+
+def unpack_histories(packed: Sequence[bytes]) -> History:
+    """The events of several packed histories, one after the other; many of the same length, as chunks are, take a
+    fraction of the time that `unpack_history` would need for each.
+
+    Raises:
+        ValueError: as `unpack_history`, without saying which one.
+    """
+    opened = [_open(each) for each in packed]
+    if opened and all(layout is planes and n == opened[0][3] for layout, _, _, n in opened):
+        return planes.unpack_equal([head for _, head, _, _ in opened], [body for _, _, body, _ in opened], opened[0][3])
+    rows = [layout.unpack(head, body, n) for layout, head, body, n in opened if n]
+    return np.concatenate(rows) if rows else empty_history()
+
+
+def _open(packed: bytes) -> tuple[_Layout, bytes, bytes, int]:
+    """Layout, head, body as it was before it was compressed, and number of events."""
     if len(packed) < _HEADER.size:
         raise ValueError(f"packed history of {len(packed)} bytes is truncated")
     version, compressed, n = _HEADER.unpack_from(packed)
@@ -78,5 +101,4 @@ def unpack_history(packed: bytes) -> History:
         body = inflate(body, most)
     if len(body) > most:
         raise ValueError(f"packed history of {n} events has {len(body)} bytes, more than {most}")
-    rows = layout.unpack(head, body, n)
-    return rows if n else empty_history()
+    return layout, head, body, n

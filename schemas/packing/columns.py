@@ -16,7 +16,8 @@ def split(values: NDArray[Any]) -> tuple[int, list[bytes]]:
     """
     width = values.dtype.itemsize
     planes_WN = np.ascontiguousarray(values).view(np.uint8).reshape(len(values), width).T
-    held = [byte for byte in range(width) if planes_WN[byte].any()]
+    used = int(np.bitwise_or.reduce(values)) if len(values) else 0
+    held = [byte for byte in range(width) if used >> 8 * byte & 0xFF]
     return sum(1 << byte for byte in held), [planes_WN[byte].tobytes() for byte in held]
 
 

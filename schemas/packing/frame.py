@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from typing import Final
 
 import zstandard
@@ -9,9 +10,20 @@ import zstandard
 _LEVEL: Final = 6
 
 
+class _Contexts(threading.local):
+    """A thread's own: to make one costs more than to compress a chunk, and two threads must not share one."""
+
+    def __init__(self) -> None:
+        self.compressor = zstandard.ZstdCompressor(level=_LEVEL, write_content_size=True)
+        self.decompressor = zstandard.ZstdDecompressor()
+
+
+_OF_THREAD: Final = _Contexts()
+
+
 def deflate(body: bytes) -> bytes:
     """One frame that states its content's size."""
-    return zstandard.ZstdCompressor(level=_LEVEL, write_content_size=True).compress(body)
+    return _OF_THREAD.compressor.compress(body)
 
 
 def inflate(frame: bytes, most: int) -> bytes:
@@ -25,6 +37,6 @@ def inflate(frame: bytes, most: int) -> bytes:
         claimed = zstandard.frame_content_size(frame)
         if not 0 <= claimed <= most:
             raise ValueError(f"packed history claims {claimed} bytes, allowed are {most}")
-        return zstandard.ZstdDecompressor().decompress(frame, max_output_size=most)
+        return _OF_THREAD.decompressor.decompress(frame, max_output_size=most)
     except zstandard.ZstdError as error:
         raise ValueError(f"packed history does not decompress: {error}") from error

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+from collections.abc import Sequence
 from typing import Final
 
 import numpy as np
@@ -63,15 +64,51 @@ def _pack_few(rows: bytes) -> tuple[bytes, bytes]:
     return bytes(masks), b"".join(body)
 
 
+def unpack_equal(heads: Sequence[bytes], bodies: Sequence[bytes], n: int) -> History:
+    """Rows [k * n] of k histories of n events each.
+
+    Raises:
+        ValueError: one of them is not what `pack` gave.
+    """
+    # k histories, their bytes of an event, n events.
+    planes_KEN = np.zeros((len(heads), EVENT_BYTES, n), dtype=np.uint8)
+    held: dict[bytes, list[int]] = {}
+    for history_EN, head, body in zip(planes_KEN, heads, bodies, strict=True):
+        if head not in held:
+            held[head] = _held(head)
+        _check_length(head, body, n)
+        history_EN[held[head]] = np.frombuffer(body, np.uint8).reshape(-1, n)
+    rows = np.ascontiguousarray(planes_KEN.transpose(0, 2, 1)).view(HISTORY_DTYPE)[:, :, 0]
+    times_KN = rows[_TIME].view(np.uint64)
+    deltas_KN = (times_KN >> np.uint64(1)).view(np.int64) ^ -(times_KN & np.uint64(1)).view(np.int64)
+    rows[_TIME] = np.cumsum(deltas_KN, axis=1, dtype=np.int64)
+    return rows.reshape(-1)
+
+
+def _held(head: bytes) -> list[int]:
+    """Which bytes of an event the planes are of."""
+    places, at = [], 0
+    for mask, width in zip(head, _WIDTHS, strict=True):
+        if mask >> width:
+            raise ValueError(f"packed history has planes {mask:b} in a column of {width} bytes")
+        places += [at + byte for byte in range(width) if mask >> byte & 1]
+        at += width
+    return places
+
+
+def _check_length(head: bytes, body: bytes, n: int) -> None:
+    expected = n * sum(mask.bit_count() for mask in head)
+    if len(body) != expected:
+        raise ValueError(f"packed history of {n} events has {len(body)} bytes instead of {expected}")
+
+
 def unpack(head: bytes, body: bytes, n: int) -> History:
     """Rows [n].
 
     Raises:
         ValueError: not what `pack` gave.
     """
-    expected = n * sum(mask.bit_count() for mask in head)
-    if len(body) != expected:
-        raise ValueError(f"packed history of {n} events has {len(body)} bytes instead of {expected}")
+    _check_length(head, body, n)
     history, at = np.zeros(n, dtype=HISTORY_DTYPE), 0
     for name, mask in zip(_COLUMNS, head, strict=True):
         values, at = join(mask, body, at, n, HISTORY_DTYPE[name].itemsize)

@@ -1,15 +1,16 @@
 """Everything here leans on PyFlink's internals (2.3.0): keying in SQL, side outputs without a detour, uids of a Table
-source, rows that cost little. One file, so that a new version of PyFlink is checked in one place;
-`tests/streaming/test_flink_graph.py` and `test_sequence_job.py` fail clearly when one of them no longer holds.
+source, operators from source text, other keys under one element, rows that cost little. One file, so that a new version
+of PyFlink is checked in one place: `tests/streaming/test_flink_graph.py` and `test_sequence_job.py` fail clearly when
+one of them no longer holds.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from pyflink.common.typeinfo import TypeInformation, Types
-from pyflink.datastream import DataStream, KeyedStream, OutputTag
+from pyflink.datastream import DataStream, KeyedStream, OutputTag, RuntimeContext
 from pyflink.java_gateway import get_gateway
 
 
@@ -30,6 +31,78 @@ def keyed_by_first_field(stream: DataStream, record_type: TypeInformation) -> Ke
     selector = get_gateway().jvm.KeyByKeySelector()
     j_keyed = j_stream.keyBy(selector, Types.ROW([Types.LONG()]).get_java_type_info())
     return KeyedStream(j_keyed, record_type, stream)
+
+
+def generated_operator(
+    stream: DataStream, class_name: str, source: str, references: Sequence[int], output_type: TypeInformation, uid: str
+) -> DataStream:
+    """`stream` through an operator given as Java source text.
+
+    Flink's SQL planner makes its operators so: the text travels with the graph and is compiled where it runs, by Flink
+    itself. The class's constructor takes what theirs do.
+
+    Args:
+        class_name: in no package; the operator's name, too.
+        references: what the constructor finds in its `Object[] references`.
+        output_type: freshly built.
+    """
+    gateway = get_gateway()
+    runtime = gateway.jvm.org.apache.flink.table.runtime
+    j_references = gateway.new_array(gateway.jvm.Object, len(references))
+    for place, reference in enumerate(references):
+        j_references[place] = reference
+    generated = runtime.generated.GeneratedOperator(
+        class_name, source, j_references, gateway.jvm.org.apache.flink.configuration.Configuration()
+    )
+    j_input = stream._j_data_stream
+    environment = j_input.getExecutionEnvironment()
+    transformation = gateway.jvm.org.apache.flink.streaming.api.transformations.OneInputTransformation(
+        j_input.getTransformation(),
+        class_name,
+        runtime.operators.CodeGenOperatorFactory(generated),
+        output_type.get_java_type_info(),
+        environment.getParallelism(),
+        False,
+    )
+    transformation.setUid(uid)
+    environment.addOperator(transformation)
+    return DataStream(gateway.jvm.org.apache.flink.streaming.api.datastream.DataStream(environment, transformation))
+
+
+def keyed_where_it_is(stream: DataStream, record_type: TypeInformation) -> KeyedStream:
+    """A stream of ROW(key BIGINT, record) keyed by its key, which must be one of the subtask where the row is.
+
+    Args:
+        record_type: the record's type, freshly built.
+    """
+    jvm = get_gateway().jvm
+    j_keyed = jvm.org.apache.flink.streaming.api.datastream.DataStreamUtils.reinterpretAsKeyedStream(
+        stream._j_data_stream, jvm.KeyByKeySelector(), Types.ROW([Types.LONG()]).get_java_type_info()
+    )
+    return KeyedStream(j_keyed, record_type, stream)
+
+
+class KeySwitch:
+    """Sets the key to which states and timers of a process function belong, in thread mode.
+
+    An element brings its own key; this is for the others of a batch. They must be keys of the same subtask.
+    """
+
+    def __init__(self, context: RuntimeContext) -> None:
+        from pemja import findClass  # only where Java runs Python
+
+        self._row_class: Any = findClass("org.apache.flink.types.Row")
+        self._backend: Any = context.get_keyed_state_backend()._keyed_state_backend
+
+    def key(self, key: int) -> Any:
+        """What `switch` takes, to be kept for a key that comes often."""
+        row = self._row_class(1)
+        row.setField(0, key)
+        return row
+
+    def switch(self, key: Any) -> None:
+        """From now on states and timers are this key's."""
+        self._backend.setCurrentKey(key)
 
 
 def side_output(stream: DataStream, tag: OutputTag) -> DataStream:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Iterator
-from typing import Final
+from functools import lru_cache
+from typing import Any, Final
 
-from pyflink.common import Row
 from pyflink.common.typeinfo import Types
 from pyflink.datastream import KeyedProcessFunction, OutputTag, RuntimeContext
 from pyflink.datastream.state import MapState, MapStateDescriptor, ValueState, ValueStateDescriptor
@@ -16,19 +16,18 @@ from schemas.partitioner import user_key
 from schemas.reasons import Rejected
 from schemas.topics import EVENTS
 from streaming.dead_letters import Source, dead_letter
+from streaming.flink.batches import BatchedRecord, join_rows, split_records
 from streaming.flink.fresh_code import Shipped
-from streaming.flink.internals import OutputRow
+from streaming.flink.internals import KeySwitch, OutputRow
 from streaming.flink.metrics import SEQUENCE_COUNTERS, SEQUENCE_DISTRIBUTIONS, Metrics, late_counter, reason_counter
 from streaming.flink.rows import message_row, wall_clock_ms
 from streaming.flink.sinks import output_type
-from streaming.sequence.accept import accept_event
+from streaming.sequence.accept import accept
 from streaming.sequence.step import Outcome, SequenceSettings, SequenceStep
 
 STAGE: Final = "sequence_job"
 #: How long a count may wait for Flink to see it: every call into Java is a share of an event's cost.
 _PUBLISH_EVERY_MS: Final = 1_000
-#: One record of so many is timed.
-_SAMPLED: Final = 64
 
 
 def snapshot_tag() -> OutputTag:
@@ -41,49 +40,88 @@ def dead_letter_tag() -> OutputTag:
     return OutputTag("dead-letters", output_type())
 
 
-class FlinkUserState:
-    """`UserState` over the current key's Flink state."""
+class FlinkUserStates:
+    """The states of all users of a subtask. Flink has one current key; each access makes its user's the current one."""
 
-    def __init__(self, header: ValueState, chunks: MapState, ids: MapState) -> None:
-        self._header = header
-        self._chunks = chunks
-        self._ids = ids
-        #: Of the last header written and of the last chunks read: the user's own, right after a snapshot of it.
-        self.header_bytes = 0
+    def __init__(self, context: RuntimeContext) -> None:
+        # Bytes in state are declared pickled: PRIMITIVE_ARRAY(BYTE) does not survive thread mode.
+        self.header: ValueState = context.get_state(ValueStateDescriptor("header", Types.PICKLED_BYTE_ARRAY()))
+        self.chunks: MapState = context.get_map_state(
+            MapStateDescriptor("chunks", Types.LONG(), Types.PICKLED_BYTE_ARRAY())
+        )
+        self.ids: MapState = context.get_map_state(
+            MapStateDescriptor("event-ids", Types.LONG(), Types.PICKLED_BYTE_ARRAY())
+        )
+        self._switch = KeySwitch(context)
+        self._current: FlinkUserState | None = None
+
+    def of(self, user_id: int) -> FlinkUserState:
+        """A user's state; nothing is read yet."""
+        return FlinkUserState(self, user_id)
+
+    def key_was_set(self) -> None:
+        """Flink has set the key of an element or a timer."""
+        self._current = None
+
+    def switch(self, state: FlinkUserState) -> None:
+        """From now on Flink's state and timers are those of `state`'s user."""
+        if self._current is not state:
+            self._current = state
+            if state.key is None:
+                state.key = self._switch.key(state.user_id)
+            self._switch.switch(state.key)
+
+
+class FlinkUserState:
+    """`UserState` over Flink's state."""
+
+    __slots__ = ("_states", "chunk_bytes", "key", "user_id")
+
+    def __init__(self, states: FlinkUserStates, user_id: int) -> None:
+        self._states = states
+        self.user_id = user_id
+        #: Flink's own form of it, once it was needed.
+        self.key: Any = None
+        #: Of the chunks that were read last: all of them, right after a snapshot.
         self.chunk_bytes = 0
 
+    def enter(self) -> FlinkUserStates:
+        """Makes this user the current one."""
+        self._states.switch(self)
+        return self._states
+
     def get_header(self) -> bytes | None:
-        header: bytes | None = self._header.value()
+        header: bytes | None = self.enter().header.value()
         return header
 
     def put_header(self, header: bytes) -> None:
-        self._header.update(header)
-        self.header_bytes = len(header)
+        self.enter().header.update(header)
 
     def get_chunks(self, numbers: range) -> Iterable[bytes | None]:
-        chunks: list[bytes | None] = [self._chunks.get(number) for number in numbers]
+        held = self.enter().chunks
+        chunks: list[bytes | None] = [held.get(number) for number in numbers]
         self.chunk_bytes = sum(len(chunk) for chunk in chunks if chunk is not None)
         return chunks
 
     def put_chunk(self, number: int, chunk: bytes) -> None:
-        self._chunks.put(number, chunk)
+        self.enter().chunks.put(number, chunk)
 
     def remove_chunk(self, number: int) -> None:
-        self._chunks.remove(number)
+        self.enter().chunks.remove(number)
 
     def get_ids(self, number: int) -> bytes | None:
-        ids: bytes | None = self._ids.get(number)
+        ids: bytes | None = self.enter().ids.get(number)
         return ids
 
     def put_ids(self, number: int, ids: bytes) -> None:
-        self._ids.put(number, ids)
+        self.enter().ids.put(number, ids)
 
     def remove_ids(self, number: int) -> None:
-        self._ids.remove(number)
+        self.enter().ids.remove(number)
 
 
 class SequenceFunction(Shipped, KeyedProcessFunction):  # type: ignore[misc]
-    """Rows of `source.record_type` in; updates out, snapshots and dead letters on the side, all `sinks.output_type`.
+    """Batches of records in, batches of updates out; snapshots and dead letters on the side, as `sinks.output_type`.
 
     Args:
         cached_users: see `SequenceStep`.
@@ -103,16 +141,12 @@ class SequenceFunction(Shipped, KeyedProcessFunction):  # type: ignore[misc]
 
     def open(self, runtime_context: RuntimeContext) -> None:
         """Flink's hook: state and metrics, on the TaskManager."""
-        # Bytes in state are declared pickled: PRIMITIVE_ARRAY(BYTE) does not survive thread mode.
-        self._state = FlinkUserState(
-            runtime_context.get_state(ValueStateDescriptor("header", Types.PICKLED_BYTE_ARRAY())),
-            runtime_context.get_map_state(MapStateDescriptor("chunks", Types.LONG(), Types.PICKLED_BYTE_ARRAY())),
-            runtime_context.get_map_state(MapStateDescriptor("event-ids", Types.LONG(), Types.PICKLED_BYTE_ARRAY())),
-        )
+        self._states = FlinkUserStates(runtime_context)
+        # A user who comes often is found again; the step holds on to the states of those whose headers it caches.
+        self._state_of = lru_cache(maxsize=self._cached_users)(self._states.of)
         self._metrics = Metrics(runtime_context, SEQUENCE_COUNTERS, SEQUENCE_DISTRIBUTIONS)
         #: When the one timer fires that publishes the metrics; 0: there is nothing to publish.
         self._publish_ms = 0
-        self._records = 0
         self._step = SequenceStep(self._settings, self._cached_users)
         self._snapshots, self._dead_letters = snapshot_tag(), dead_letter_tag()
 
@@ -120,34 +154,47 @@ class SequenceFunction(Shipped, KeyedProcessFunction):  # type: ignore[misc]
         """Flink's hook: the task ends."""
         self._metrics.publish()
 
-    def process_element(self, value: Row, ctx: KeyedProcessFunction.Context) -> Iterator[object]:
-        """Flink's hook: one record."""
-        self._records += 1
-        started_ns = 0 if self._records % _SAMPLED else time.perf_counter_ns()
-        _, key, body, partition, offset = value
-        timestamp_ms = ctx.timestamp()
+    def process_element(self, value: bytes, ctx: KeyedProcessFunction.Context) -> Iterator[object]:
+        """Flink's hook: one batch; an empty one comes before the state is saved."""
+        self._states.key_was_set()
+        if not value:
+            self._step.flush()
+            return
+        started_ns = time.perf_counter_ns()
         now_ms = self._clock_ms()
         if not self._publish_ms:
             self._publish_ms = now_ms + _PUBLISH_EVERY_MS
             ctx.timer_service().register_processing_time_timer(self._publish_ms)
-        try:
-            event = accept_event(key, body, partition, timestamp_ms, self._limits)
-            outcome = self._step.on_event(self._state, event, partition, offset, now_ms)
-        except Rejected as refused:
-            self._metrics.add(reason_counter(refused.reason.value))
-            letter = dead_letter(refused, STAGE, Source(EVENTS.name, partition, offset, timestamp_ms), key, body)
-            yield self._dead_letters, message_row(key or b"", letter)
-            return
-        update = outcome.update
-        if update is not None:
-            row = OutputRow(key, update)
-            self._metrics.add("accepted")
-            if started_ns:
-                self._metrics.observe("processing_us", (time.perf_counter_ns() - started_ns) // 1_000)
-            yield row
-        if outcome.plain:
-            return
-        yield from self._emit(outcome, key, ctx)
+        limits, take, state_of = self._limits, self._step.take, self._state_of
+        rows: list[tuple[bytes, bytes]] = []
+        records = 0
+        for record in split_records(value):
+            records += 1
+            _, key, body, partition, offset, timestamp_ms = record
+            try:
+                event = accept(key, body, partition, timestamp_ms, limits)
+                state = state_of(event[1])
+                outcome = take(state, event, partition, offset, now_ms)
+            except Rejected as refused:
+                yield self._refuse(refused, record)
+                continue
+            assert key is not None  # It was accepted.
+            if isinstance(outcome, bytes):
+                rows.append((key, outcome))
+                continue
+            if outcome.update is not None:
+                rows.append((key, outcome.update))
+            yield from self._emit(outcome, key, state, ctx)
+        if rows:
+            self._metrics.add("accepted", len(rows))
+            yield join_rows(rows)
+        self._metrics.observe("processing_us", (time.perf_counter_ns() - started_ns) // (1_000 * records))
+
+    def _refuse(self, refused: Rejected, record: BatchedRecord) -> tuple[OutputTag, OutputRow]:
+        _, key, body, partition, offset, timestamp_ms = record
+        self._metrics.add(reason_counter(refused.reason.value))
+        letter = dead_letter(refused, STAGE, Source(EVENTS.name, partition, offset, timestamp_ms), key, body)
+        return self._dead_letters, message_row(key or b"", letter)
 
     def on_timer(self, timestamp: int, ctx: KeyedProcessFunction.OnTimerContext) -> Iterator[object]:
         """Flink's hook: the time for a snapshot may have come, or that to publish the metrics."""
@@ -155,10 +202,14 @@ class SequenceFunction(Shipped, KeyedProcessFunction):  # type: ignore[misc]
             self._publish_ms = 0
             self._metrics.publish()
         user_id = int(ctx.get_current_key())
-        outcome = self._step.on_timer(self._state, user_id, timestamp)
-        yield from self._emit(outcome, user_key(user_id), ctx)
+        self._states.key_was_set()
+        state = self._state_of(user_id)
+        outcome = self._step.on_timer(state, user_id, timestamp)
+        yield from self._emit(outcome, user_key(user_id), state, ctx)
 
-    def _emit(self, outcome: Outcome, key: bytes, ctx: KeyedProcessFunction.Context) -> Iterator[object]:
+    def _emit(
+        self, outcome: Outcome, key: bytes, state: FlinkUserState, ctx: KeyedProcessFunction.Context
+    ) -> Iterator[object]:
         """All but the update."""
         metrics = self._metrics
         if outcome.duplicate:
@@ -173,10 +224,12 @@ class SequenceFunction(Shipped, KeyedProcessFunction):  # type: ignore[misc]
         if outcome.seeded:
             metrics.add("seeded")
         if outcome.timer_ms is not None:
+            state.enter()
             ctx.timer_service().register_processing_time_timer(outcome.timer_ms)
         if outcome.snapshot is not None:
             metrics.add("snapshots")
             metrics.observe("snapshot_age_ms", outcome.snapshot_age_ms)
             metrics.observe("snapshot_bytes", len(outcome.snapshot.packed))
-            metrics.observe("user_state_bytes", self._state.header_bytes + self._state.chunk_bytes)
+            header_bytes = self._step.header_bytes(state, state.user_id)
+            metrics.observe("user_state_bytes", header_bytes + state.chunk_bytes)
             yield self._snapshots, message_row(key, outcome.snapshot)

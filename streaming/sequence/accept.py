@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from typing import TypeAlias
+
+from schemas import SCHEMA_VERSION
 from schemas.acceptance import (
     accept_key,
     check_request_id,
@@ -11,11 +14,16 @@ from schemas.acceptance import (
     check_version,
     parse,
 )
+from schemas.history import HAS_GROUP, decode_event, encode_event
 from schemas.limits import Limits
 from schemas.reasons import Reason, Rejected
-from schemas.v1.behaviour_pb2 import BehaviourEvent, Interaction, RequestRef
+from schemas.v1.behaviour_pb2 import BehaviourEvent, RequestRef
 from streaming.sequence.accept_seed import check_seed
 from streaming.sequence.state import EVENT_ID_BYTES, NO_EVENT_ID
+
+#: An event with what every reader of it needs: user_id, event_id, event_time_ms, and of an interaction its canonical
+#: encoding (`schemas.history`). Each look into a message costs as much as a function call.
+Accepted: TypeAlias = tuple[BehaviourEvent, int, bytes, int, bytes | None]
 
 
 def accept_event(
@@ -29,26 +37,47 @@ def accept_event(
     Raises:
         Rejected: with the first reason that applies, in the order of `Reason`.
     """
-    key_user_id = accept_key(key, value, partition, limits, limits.max_record_bytes)
+    return accept(key, value, partition, record_timestamp_ms, limits)[0]
+
+
+def accepted(event: BehaviourEvent) -> Accepted:
+    """What `accept` returns of an event that it has returned before."""
+    encoded = encode_event(event.event_time_ms, event.interaction) if event.HasField("interaction") else None
+    return event, event.user_id, event.event_id, event.event_time_ms, encoded
+
+
+def accept(
+    key: bytes | None, value: bytes | None, partition: int, record_timestamp_ms: int, limits: Limits
+) -> Accepted:
+    """`accept_event`, with what was read of the event on the way."""
+    # Every record passes here: a check is called only where it will refuse.
+    user_id = accept_key(key, value, partition, limits, limits.max_record_bytes)
     event = parse(BehaviourEvent, value)
-    check_version(event.schema_version)
-    check_user(event.user_id, key_user_id)
-    if len(event.event_id) != EVENT_ID_BYTES or event.event_id == NO_EVENT_ID:
+    if event.schema_version != SCHEMA_VERSION:
+        check_version(event.schema_version)
+    if event.user_id != user_id:
+        check_user(event.user_id, user_id)
+    event_id = event.event_id
+    if len(event_id) != EVENT_ID_BYTES or event_id == NO_EVENT_ID:
         raise Rejected(
             Reason.MALFORMED_EVENT_ID,
-            f"event_id {event.event_id.hex()} is not of {EVENT_ID_BYTES} bytes that are not all zero",
+            f"event_id {event_id.hex()} is not of {EVENT_ID_BYTES} bytes that are not all zero",
         )
     if event.HasField("request"):
         _check_request(event.request, limits)
+    event_time_ms, encoded = event.event_time_ms, None
     if event.HasField("interaction"):
-        _check_interaction(event.interaction, limits)
+        encoded = encode_event(event_time_ms, event.interaction)
+        _check_codes_and_ids(encoded, limits)
     elif event.HasField("seed"):
         check_seed(event.seed, record_timestamp_ms, limits)
     elif not event.HasField("erase"):
         raise Rejected(Reason.UNKNOWN_KIND, "the event is neither an interaction, an erase nor a seed")
-    check_time("event_time_ms", event.event_time_ms, limits)
-    check_skew("event_time_ms", event.event_time_ms, record_timestamp_ms, limits)
-    return event
+    if not limits.min_time_ms <= event_time_ms <= limits.max_time_ms:
+        check_time("event_time_ms", event_time_ms, limits)
+    if not -limits.max_lateness_ms <= event_time_ms - record_timestamp_ms <= limits.max_earliness_ms:
+        check_skew("event_time_ms", event_time_ms, record_timestamp_ms, limits)
+    return event, user_id, event_id, event_time_ms, encoded
 
 
 def _check_request(request: RequestRef, limits: Limits) -> None:
@@ -57,12 +86,14 @@ def _check_request(request: RequestRef, limits: Limits) -> None:
     check_time("request.request_time_ms", request.request_time_ms, limits)
 
 
-def _check_interaction(interaction: Interaction, limits: Limits) -> None:
-    if not 1 <= interaction.item_id <= limits.max_id:
-        raise Rejected(Reason.ID_OUT_OF_RANGE, f"item_id {interaction.item_id} is outside 1 .. {limits.max_id}")
-    if interaction.HasField("group_id") and not 1 <= interaction.group_id <= limits.max_id:
-        raise Rejected(Reason.ID_OUT_OF_RANGE, f"group_id {interaction.group_id} is outside 1 .. {limits.max_id}")
-    if interaction.action > limits.max_code:
-        raise Rejected(Reason.ID_OUT_OF_RANGE, f"action {interaction.action} is above {limits.max_code}")
-    if interaction.surface > limits.max_code:
-        raise Rejected(Reason.ID_OUT_OF_RANGE, f"surface {interaction.surface} is above {limits.max_code}")
+def _check_codes_and_ids(encoded: bytes, limits: Limits) -> None:
+    _, item_id, group_id, action, surface, _, _, fields = decode_event(encoded)
+    max_id, max_code = limits.max_id, limits.max_code
+    if not 1 <= item_id <= max_id:
+        raise Rejected(Reason.ID_OUT_OF_RANGE, f"item_id {item_id} is outside 1 .. {max_id}")
+    if fields & HAS_GROUP and not 1 <= group_id <= max_id:
+        raise Rejected(Reason.ID_OUT_OF_RANGE, f"group_id {group_id} is outside 1 .. {max_id}")
+    if action > max_code:
+        raise Rejected(Reason.ID_OUT_OF_RANGE, f"action {action} is above {max_code}")
+    if surface > max_code:
+        raise Rejected(Reason.ID_OUT_OF_RANGE, f"surface {surface} is above {max_code}")

@@ -18,7 +18,7 @@ import numpy as np
 
 from schemas.digest import extend_digest_over, origin_digest
 from schemas.history import EVENT_BYTES, History, decode_events
-from schemas.packing import PACKING_VERSIONS, pack_history, unpack_history
+from schemas.packing import PACKING_VERSIONS, pack_history, unpack_histories, unpack_history
 from streaming.sequence.update import update_head
 
 #: The header's layout. (A chunk begins with the version of its packing.)
@@ -102,6 +102,8 @@ class Header:
     tail: bytearray
     #: What the epoch's updates begin with, once it was asked for; no part of the state.
     update_head: bytes = b""
+    #: Differs from what is in the state; no part of it.
+    unwritten: bool = False
 
     @classmethod
     def open(cls, user_id: int, epoch: int, chunk_events: int, event_ids: bytes = b"", timer_ms: int = 0) -> Header:
@@ -132,6 +134,11 @@ class Header:
         del header.event_ids[: -window_events * EVENT_ID_BYTES]
         header.open_ids = min(header.open_ids, len(header.event_ids) // EVENT_ID_BYTES)
         return header
+
+    @property
+    def packed_bytes(self) -> int:
+        """How long `pack` is."""
+        return _HEADER.size + self.open_ids * EVENT_ID_BYTES + len(self.tail)
 
     def pack(self) -> bytes:
         """Bytes for the state."""
@@ -194,7 +201,10 @@ class Header:
         ids = self.event_ids
         # Twice over half is thrice as fast as once over all: `find` takes another way for long ones.
         half = len(ids) // (2 * EVENT_ID_BYTES) * EVENT_ID_BYTES
-        return _is_among(ids, event_id, half, len(ids)) or _is_among(ids, event_id, 0, half)
+        if ids.find(event_id, half) < 0 and ids.find(event_id, 0, half + EVENT_ID_BYTES - 1) < 0:
+            return False
+        # A hit across two neighbouring ids is none.
+        return any(ids[at : at + EVENT_ID_BYTES] == event_id for at in range(0, len(ids), EVENT_ID_BYTES))
 
     def remember(self, state: UserState, event_id: bytes, window_events: int) -> None:
         """Adds an id and forgets those beyond the window."""
@@ -232,48 +242,51 @@ class Header:
         return max(1, self.seq_no - kept_events + 1, self.first_chunk * self.chunk_events + 1)
 
 
-def _is_among(ids: bytearray, event_id: bytes, start: int, end: int) -> bool:
-    at = ids.find(event_id, start, end)
-    # A hit across two neighbouring ids is none.
-    while at >= 0 and at % EVENT_ID_BYTES:
-        at = ids.find(event_id, at + 1, end)
-    return at >= 0
-
-
 def pack_chunk(digest_before: int, events: bytes, version: int) -> bytes:
     """A full chunk: the digest before its first event, and its events in this layout of `schemas.packing`. The digest
     lets eviction keep base digests known without recomputing the chain."""
     return _CHUNK.pack(version, digest_before) + pack_history(decode_events(events), version)
 
 
-def unpack_chunk(number: int, chunk: bytes | None) -> tuple[int, History]:
-    """(digest before its first event, events [C]).
+def open_chunk(number: int, chunk: bytes | None) -> tuple[int, bytes]:
+    """(digest before its first event, its events packed).
 
     Raises:
-        StateError: the chunk is missing, of another layout or damaged.
+        StateError: the chunk is missing or of another layout.
     """
     if chunk is None:
         raise StateError(f"chunk {number} is missing")
     if len(chunk) < _CHUNK.size or chunk[0] not in PACKING_VERSIONS:
         raise StateError(f"chunk {number} of {len(chunk)} bytes, layout {chunk[:1].hex()}: not readable here")
+    return _CHUNK.unpack_from(chunk)[1], chunk[_CHUNK.size :]
+
+
+def _unpack_chunks(numbers: range, packed: list[bytes]) -> History:
+    """The events of chunks of these numbers. Raises StateError: one is damaged."""
     try:
-        return _CHUNK.unpack_from(chunk)[1], unpack_history(chunk[_CHUNK.size :])
-    except ValueError as error:
-        raise StateError(f"chunk {number}: {error}") from error
+        return unpack_histories(packed)
+    except ValueError:
+        # One by one, to say which.
+        for number, each in zip(numbers, packed, strict=True):
+            try:
+                unpack_history(each)
+            except ValueError as error:
+                raise StateError(f"chunk {number}: {error}") from error
+        raise
 
 
 def read_kept(state: UserState, header: Header, kept_events: int) -> tuple[int, int, History]:
     """(first_seq_no, digest before it, events first_seq_no .. seq_no) of the newest `kept_events`.
 
     Raises:
-        StateError: see `unpack_chunk`.
+        StateError: a chunk is missing, of another layout or damaged.
     """
     first_seq_no = header.first_kept(kept_events)
     per_chunk = header.chunk_events
     numbers = range((first_seq_no - 1) // per_chunk, header.seq_no // per_chunk)
-    chunks = [unpack_chunk(*chunk) for chunk in zip(numbers, state.get_chunks(numbers), strict=True)]
-    chunks.append((header.tail_digest, decode_events(bytes(header.tail))))
-    events = np.concatenate([rows for _, rows in chunks])
+    chunks = [open_chunk(*chunk) for chunk in zip(numbers, state.get_chunks(numbers), strict=True)]
+    full = _unpack_chunks(numbers, [packed for _, packed in chunks])
+    events = np.concatenate([full, decode_events(bytes(header.tail))])
     skipped = first_seq_no - 1 - numbers.start * per_chunk
-    base_digest = extend_digest_over(chunks[0][0], events[:skipped].tobytes())
+    base_digest = extend_digest_over(chunks[0][0] if chunks else header.tail_digest, events[:skipped].tobytes())
     return first_seq_no, base_digest, events[skipped:]

@@ -12,10 +12,10 @@ from typing import NamedTuple
 
 from schemas import SCHEMA_VERSION
 from schemas.digest import DIGEST_VERSION, extend_digest, generation_of, make_epoch, resets_of
-from schemas.history import encode_event
 from schemas.packing import PACKING_VERSION, pack_history
 from schemas.v1.behaviour_pb2 import BehaviourEvent
 from schemas.v1.sequence_pb2 import SequenceSnapshot
+from streaming.sequence.accept import Accepted, accepted
 from streaming.sequence.jitter import share_of
 from streaming.sequence.seed import ResetNotes, note_erasure, seeded_header, take_seed
 from streaming.sequence.state import Header, UserState, pack_chunk, read_kept
@@ -83,9 +83,9 @@ class SequenceStep:
     """The transitions, under one set of rules.
 
     Args:
-        cached_users: so many users' headers are kept decoded, those who acted last. Every change is written to the
-            state all the same, so nothing is lost with them; but all steps over a user's state must be this object's
-            while it lives, as a key is one subtask's.
+        cached_users: so many users' headers are kept decoded, those who acted last, and are written when `flush` is
+            called or others push them out; with 0, after every step. What a chunk holds is always written at once. All
+            steps over a user's state must be this object's while it lives, as a key is one subtask's.
     """
 
     def __init__(self, settings: SequenceSettings, cached_users: int = 0) -> None:
@@ -93,6 +93,8 @@ class SequenceStep:
         self._kept_events = settings.kept_events
         self._cached_users = cached_users
         self._headers: OrderedDict[int, Header] = OrderedDict()
+        #: Those of them that differ from the state, and where they belong.
+        self._unwritten: dict[int, tuple[Header, UserState]] = {}
 
     def on_event(
         self, state: UserState, event: BehaviourEvent, source_partition: int, source_offset: int, now_ms: int
@@ -100,73 +102,38 @@ class SequenceStep:
         """Takes an event that `accept_event` returned.
 
         Args:
+            state: the event's user's. It is held on to while the user's header is cached.
             now_ms: processing time.
 
         Raises:
             Rejected: a seed that does not fit what is there.
             StateError: the state is not what this code wrote.
         """
-        user_id = event.user_id
-        header = self._header(state, user_id)
-        if header is None:
-            header = Header.open(user_id, make_epoch(self._settings.generation, 0), self._settings.chunk_events)
-        # A seed's id is remembered apart: for ever, and not once for each of its parts.
-        if event.HasField("seed"):
-            return self._seed(state, header, event)
-        if header.remembers(event.event_id):
-            return Outcome(duplicate=True)
-        if event.HasField("erase"):
-            return self._erase(state, header, event)
-        return self._append(state, header, event, source_partition, source_offset, now_ms)
+        taken = self.take(state, accepted(event), source_partition, source_offset, now_ms)
+        return Outcome(update=taken, plain=True) if isinstance(taken, bytes) else taken
 
-    def on_timer(self, state: UserState, user_id: int, timer_ms: int) -> Outcome:
-        """A timer that an earlier outcome asked for has fired.
-
-        Raises:
-            StateError: the state is not what this code wrote.
-        """
-        header = self._header(state, user_id)
-        if header is None or timer_ms != header.timer_ms:
-            return Outcome()
-        # One timer per user: it is not moved when a counted snapshot comes first, but looks here whether it is time.
-        header.timer_ms = 0
-        outcome = Outcome()
-        if header.deadline_ms > timer_ms:
-            header.timer_ms = header.deadline_ms
-            outcome = Outcome(timer_ms=header.timer_ms)
-        elif header.deadline_ms:
-            age_ms = self._uncovered_ms(header, user_id, timer_ms)
-            outcome = Outcome(snapshot=self._snapshot(state, header, user_id), snapshot_age_ms=age_ms)
-        self._put(state, user_id, header)
-        return outcome
-
-    def _header(self, state: UserState, user_id: int) -> Header | None:
+    def take(
+        self, state: UserState, event: Accepted, source_partition: int, source_offset: int, now_ms: int
+    ) -> Outcome | bytes:
+        """`on_event` for those in a hurry: where there is an update and nothing else, its bytes alone."""
+        message, user_id, event_id, event_time_ms, encoded = event
         header = self._headers.get(user_id)
-        if header is None:
-            return Header.load(state, self._settings.dedupe_window_events)
-        self._headers.move_to_end(user_id)
-        return header
+        if header is not None:
+            self._headers.move_to_end(user_id)
+        else:
+            header = Header.load(state, self._settings.dedupe_window_events)
+            if header is None:
+                header = Header.open(user_id, make_epoch(self._settings.generation, 0), self._settings.chunk_events)
+        # A seed's id is remembered apart: for ever, and not once for each of its parts.
+        if encoded is None and message.HasField("seed"):
+            return self._seed(state, header, message)
+        if header.remembers(event_id):
+            return Outcome(duplicate=True)
+        if encoded is None:
+            return self._erase(state, header, message)
 
-    def _put(self, state: UserState, user_id: int, header: Header) -> None:
-        state.put_header(header.pack())
-        self._headers[user_id] = header
-        if len(self._headers) > self._cached_users:
-            self._headers.popitem(last=False)
-
-    def _append(
-        self,
-        state: UserState,
-        header: Header,
-        event: BehaviourEvent,
-        source_partition: int,
-        source_offset: int,
-        now_ms: int,
-    ) -> Outcome:
-        # The way of nearly every record: kept short, for it is most of what the job costs.
+        # The way of nearly every record: written out, for it is most of what the job costs.
         rules = self._settings
-        user_id, event_id, event_time_ms = event.user_id, event.event_id, event.event_time_ms
-        interaction = event.interaction
-        encoded = encode_event(event_time_ms, interaction)
         prev_digest = header.digest
         header.digest = digest = extend_digest(prev_digest, encoded)
         header.seq_no = seq_no = header.seq_no + 1
@@ -203,12 +170,12 @@ class SequenceStep:
             digest,
             event_id,
             event_time_ms,
-            interaction.SerializeToString(),
+            message.interaction.SerializeToString(),
             source_partition,
             source_offset,
         )
         if late_ms <= 0 and not evicted and snapshot is None and timer_ms is None:
-            return Outcome(False, False, False, False, 0, 0, 0, update, None, 0, None, True)
+            return update
         return Outcome(
             late_ms=max(0, late_ms),
             evicted_chunks=evicted,
@@ -218,6 +185,60 @@ class SequenceStep:
             snapshot_age_ms=age_ms,
             timer_ms=timer_ms,
         )
+
+    def on_timer(self, state: UserState, user_id: int, timer_ms: int) -> Outcome:
+        """A timer that an earlier outcome asked for has fired.
+
+        Raises:
+            StateError: the state is not what this code wrote.
+        """
+        header = self._header(state, user_id)
+        if header is None or timer_ms != header.timer_ms:
+            return Outcome()
+        # One timer per user: it is not moved when a counted snapshot comes first, but looks here whether it is time.
+        header.timer_ms = 0
+        outcome = Outcome()
+        if header.deadline_ms > timer_ms:
+            header.timer_ms = header.deadline_ms
+            outcome = Outcome(timer_ms=header.timer_ms)
+        elif header.deadline_ms:
+            age_ms = self._uncovered_ms(header, user_id, timer_ms)
+            outcome = Outcome(snapshot=self._snapshot(state, header, user_id), snapshot_age_ms=age_ms)
+        # At once: with the timer gone from the state, a header there that still waits for it would wait for ever.
+        self._unwritten.pop(user_id, None)
+        header.unwritten = False
+        state.put_header(header.pack())
+        return outcome
+
+    def header_bytes(self, state: UserState, user_id: int) -> int:
+        """What the user's header takes in the state, chunks not included; 0 for a user never seen."""
+        header = self._header(state, user_id)
+        return 0 if header is None else header.packed_bytes
+
+    def flush(self) -> None:
+        """Writes every header that is not written yet: before the state is saved, and before anyone else reads it."""
+        for header, state in self._unwritten.values():
+            header.unwritten = False
+            state.put_header(header.pack())
+        self._unwritten.clear()
+
+    def _header(self, state: UserState, user_id: int) -> Header | None:
+        return self._headers.get(user_id) or Header.load(state, self._settings.dedupe_window_events)
+
+    def _put(self, state: UserState, user_id: int, header: Header) -> None:
+        if header.unwritten:
+            return
+        if not self._cached_users:
+            state.put_header(header.pack())
+            return
+        header.unwritten = True
+        self._headers[user_id] = header
+        self._unwritten[user_id] = header, state
+        if len(self._headers) > self._cached_users:
+            oldest, _ = self._headers.popitem(last=False)
+            forgotten = self._unwritten.pop(oldest, None)
+            if forgotten is not None:
+                forgotten[1].put_header(forgotten[0].pack())
 
     def _evict(self, state: UserState, header: Header) -> int:
         """Removes the chunks that lie wholly before the kept events: at most one per append, unless the rules

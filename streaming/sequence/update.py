@@ -17,7 +17,8 @@ _MASK: Final = _GROUPS - 1
 #: A number below 2^14 as one or two bytes; and as two bytes with more to come.
 _LAST: Final = tuple(bytes((n,)) if n < 128 else bytes((n & 127 | 128, n >> 7)) for n in range(_GROUPS))
 _MORE: Final = tuple(bytes((n & 127 | 128, n >> 7 | 128)) for n in range(_GROUPS))
-_DIGESTS: Final = struct.Struct("<BBBQBQ")
+#: digest_version, prev_digest, digest, event_id, and event_time_ms's tag.
+_MIDDLE: Final = struct.Struct("<BBBQBQBB16sB")
 
 
 def varint(number: int) -> bytes:
@@ -62,16 +63,17 @@ def encode_update(
         update.interaction.SetInParent()
         update.source_partition, update.source_offset = source_partition, source_offset
         return update.SerializeToString()
+    # Written out rather than called: these three are in every update.
+    low, high = event_time_ms & _MASK, event_time_ms >> 28
     return b"".join(
         (
             head,
             b"\x20",
-            varint(seq_no),
-            _DIGESTS.pack(0x28, DIGEST_VERSION, 0x31, prev_digest, 0x39, digest),
-            b"\x42\x10",
-            event_id,
-            b"\x48",
-            varint(event_time_ms),
+            _LAST[seq_no] if seq_no < _GROUPS else varint(seq_no),
+            _MIDDLE.pack(0x28, DIGEST_VERSION, 0x31, prev_digest, 0x39, digest, 0x42, 0x10, event_id, 0x48),
+            _MORE[low] + _MORE[event_time_ms >> 14 & _MASK] + _LAST[high]
+            if 0 < high < _GROUPS
+            else varint(event_time_ms),
             b"\x52",
             varint(len(interaction)),
             interaction,

@@ -69,7 +69,7 @@ def kill_within_the_next_share(run: TrafficRun, victim: Victim, taskmanager: int
 
 def test_a_taskmanager_killed_mid_stream(run: TrafficRun) -> None:
     kill_within_the_next_share(run, Victim.TASKMANAGER, taskmanager=1)
-    assert run.job.rest.restarts(run.job.job_id) >= 1
+    run.job.rest.wait_restarted(run.job.job_id)
     assert_histories_equal_the_oracle(run)
 
 

@@ -12,7 +12,7 @@ from infra.bench.sequence import flatness
 from infra.bench.sequence.command import LOG_SETTINGS
 from infra.bench.sequence.produce import prepare
 from infra.bench.sequence.throughput import Rate, medians
-from infra.bench.sequence.workload import of_log, short_video, zipf_users
+from infra.bench.sequence.workload import USER_BASE, USER_STEP, of_log, short_video, zipf_users
 from infra.logs.gitlog import read_gitlog
 from schemas.limits import Limits
 from schemas.topics import EVENTS
@@ -44,14 +44,21 @@ def test_popular_users_come_more_often() -> None:
     assert 8 < counts[0] / counts[9] < 12.5
 
 
-def test_costs_are_medians_over_cycles() -> None:
-    around = range(1_000 - 512, 1_000 + 512)
-    # A cycle's last event costs 65 us more; one cycle in a hundred is disturbed; a snapshot comes once.
-    times = [(n, 1_000 + 64_000 * (n % 64 == 0), 3_000_000 if n == 900 else 0) for n in around]
-    times[5] = (times[5][0], 10**9, 0)
-    costs = flatness.costs(times + [(n, 2_000, 0) for place in (1, 10_000, 100_000) for n in [place] * 64], 64)
-    assert costs["1000"] == {"event_us": 2.0, "snapshot_ms": 3.0}
-    assert costs["1"]["event_us"] == 2.0
+def test_costs_are_medians_over_cycles_of_a_places_own_users() -> None:
+    events, snapshots = [], []
+    for place, users in flatness.groups(7).items():
+        for user in users:
+            user_id = user * USER_STEP + USER_BASE
+            for n in range(max(1, place - 1_500), place + 1):
+                # A cycle's last event costs 65 us more; one event is disturbed; what is not of the place is dear.
+                near = place - n < 1_024
+                events.append((user_id, n, 1_000 + 64_000 * (n % 64 == 0) if near else 10**9))
+            snapshots.append((user_id, place, 3_000_000))
+    events[-5] = (*events[-5][:2], 10**9)
+    measured = flatness.Measured(events=np.array(events), snapshots=np.array(snapshots))
+    costs = flatness.costs(measured, 7, 64)
+    assert costs["1000"] == costs["100000"] == {"event_us": 2.0, "snapshot_ms": 3.0}
+    assert costs["1"] == {"event_us": 1.0, "snapshot_ms": 3.0}
 
 
 def test_medians_are_of_each_figure() -> None:

@@ -14,7 +14,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from schemas.history import EVENT_BYTES, HAS_DURATION, HAS_GROUP, HISTORY_DTYPE, decode_events
-from schemas.packing import MAX_PACKED_EVENTS, PACKING_VERSIONS, pack_history, planes, unpack_history
+from schemas.packing import (
+    MAX_PACKED_EVENTS,
+    PACKING_VERSIONS,
+    pack_history,
+    planes,
+    unpack_histories,
+    unpack_history,
+)
 
 VECTORS = json.loads((Path(str(resources.files("schemas"))) / "golden" / "v1" / "vectors.json").read_text())["packing"]
 versions = pytest.mark.parametrize("version", PACKING_VERSIONS)
@@ -49,6 +56,26 @@ def test_any_rows_come_back(version: int, history: np.ndarray) -> None:
     packed = pack_history(history, version)
     assert pack_history(history, version) == packed
     assert unpack_history(packed).tobytes() == history.tobytes()
+
+
+@given(
+    histories=st.lists(st.tuples(rows(), st.sampled_from(PACKING_VERSIONS)), max_size=5),
+    equal=st.booleans(),
+    version=st.sampled_from(PACKING_VERSIONS),
+)
+def test_several_are_the_same_as_one_by_one(histories: list[tuple[np.ndarray, int]], equal: bool, version: int) -> None:
+    if equal:  # as chunks are: one length, one layout
+        shortest = min((len(history) for history, _ in histories), default=0)
+        histories = [(history[:shortest], version) for history, _ in histories]
+    packed = [pack_history(history, layout) for history, layout in histories]
+    assert unpack_histories(packed).tobytes() == b"".join(history.tobytes() for history, _ in histories)
+
+
+def test_several_with_a_damaged_one_are_refused() -> None:
+    good = pack_history(np.ones(4, dtype=HISTORY_DTYPE), 1)
+    for bad in (good[:-1], good + b"x", bytes([good[0], 0, 4, 0, 0, 0, 255]) + good[7:], b"", b"\x09" + good[1:]):
+        with pytest.raises(ValueError, match="packed history"):
+            unpack_histories([good, bad, good])
 
 
 @given(st.binary(max_size=200), st.sampled_from(PACKING_VERSIONS), st.integers(0, 20))

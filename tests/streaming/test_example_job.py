@@ -231,6 +231,6 @@ def test_a_killed_taskmanager_neither_loses_nor_doubles_an_example(jobs: JobRunn
     jobs.flink.wait_running(job)
     wanted = len(expected(requests))
     jobs.read(EXAMPLES, until=lambda records: len(records) >= wanted, isolation_level="read_committed")
-    assert jobs.flink.restarts(job) >= 1
+    jobs.flink.wait_restarted(job)
     jobs.flink.stop_with_savepoint(job)
     check(jobs.read(EXAMPLES, isolation_level="read_committed"), requests)

@@ -46,25 +46,27 @@ nodes = [
     }
     for node in graph.getStreamNodes().toArray()
 ]
-graph.getJobGraph()  # Refuses operators without a uid.
+vertices = graph.getJobGraph().getVerticesSortedTopologicallyFromSources()  # Refuses operators without a uid.
+chains = [vertex.getName() for vertex in vertices.toArray()]
 # As Flink reads it: a key that it does not know would be its default, an hour.
 options = get_gateway().jvm.org.apache.flink.configuration.RestartStrategyOptions
 threshold = options.RESTART_STRATEGY_EXPONENTIAL_DELAY_RESET_BACKOFF_THRESHOLD
 calm = environment._j_stream_execution_environment.getConfiguration().get(threshold)
 assert calm.toMillis() == config.job.restart_calm_ms < 3_600_000, calm
-print(json.dumps(nodes))
+print(json.dumps([nodes, chains]))
 """
 
 
-def describe(job: str) -> dict[str, dict[str, Any]]:
+def describe(job: str) -> tuple[dict[str, dict[str, Any]], list[str]]:
+    """Its operators by uid, and the names of its chains from the source on."""
     jars = [path.as_uri() for path in classpath("flink-lib")]
     environment = os.environ | {"JAVA_HOME": str(find_java_home())}
     words = [sys.executable, "-c", DESCRIBE, job, *jars]
     done = subprocess.run(words, cwd=REPOSITORY, env=environment, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
-    nodes = json.loads(done.stdout.splitlines()[-1])
+    nodes, chains = json.loads(done.stdout.splitlines()[-1])
     assert len({node["uid"] for node in nodes}) == len(nodes)
-    return {node["uid"]: node for node in nodes}
+    return {node["uid"]: node for node in nodes}, chains
 
 
 #: uids of what holds state, sources' offsets and sinks' transactions included. Changing one orphans the running jobs'.
@@ -88,16 +90,26 @@ STATEFUL = {
 }
 
 
-@pytest.mark.parametrize(("job", "keyed"), [("sequence_job", "sequences"), ("example_job", "examples")])
-def test_graph(job: str, keyed: str) -> None:
-    nodes = describe(job)
-    stateless = {uid for uid in nodes if uid.startswith(("records-", "Sink Committer: to-"))}
+#: What joins records into batches, and what takes the outputs apart.
+BATCHES, ROWS = "batches", "updates"
+
+
+@pytest.mark.parametrize(
+    ("job", "keyed", "exchanged"), [("sequence_job", "sequences", BATCHES), ("example_job", "examples", "examples")]
+)
+def test_graph(job: str, keyed: str, exchanged: str) -> None:
+    nodes, chains = describe(job)
+    stateless = {uid for uid in nodes if uid.startswith(("records-", "Sink Committer: to-")) or uid in (BATCHES, ROWS)}
     assert nodes.keys() - stateless == STATEFUL[job]
     assert {(node["parallelism"], node["max_parallelism"]) for node in nodes.values()} == {(2, 128)}
     for uid, node in nodes.items():
-        if uid == keyed:
+        if uid == exchanged:
             assert [partitioner for partitioner, _ in node["inputs"]] == ["HASH"]
         elif uid.startswith("to-"):
-            assert node["inputs"] == [["FORWARD", keyed]]
+            assert node["inputs"] in ([["FORWARD", keyed]], [["FORWARD", ROWS]])
         else:
             assert {partitioner for partitioner, _ in node["inputs"]} <= {"FORWARD"}
+    # One chain behind the exchange: what batches hold back reaches the function before its state is saved.
+    if exchanged == BATCHES:
+        assert nodes[keyed]["inputs"] == [["FORWARD", BATCHES]]
+        assert any(chain.startswith("Batch -> sequences -> ") for chain in chains), chains

@@ -213,7 +213,7 @@ def test_a_killed_taskmanager_loses_and_doubles_nothing(jobs: JobRunner) -> None
     jobs.local.restart("taskmanager-0")
     jobs.flink.wait_running(job)
     wait_until_covered(jobs, events)
-    assert jobs.flink.restarts(job) >= 1
+    jobs.flink.wait_restarted(job)
     jobs.flink.stop_with_savepoint(job)
     check_against_oracle(jobs, events)
 

@@ -165,16 +165,18 @@ class _Bench:
             running.flink.cancel(job_id)
 
     def _flatness(self, running: Session, users: int) -> None:
-        cycle = self._config.state.chunk_events
-        for name, times in (
-            ("in_job", flatness.in_job(running, self._settings, 10 * users, self._seed)),
-            ("pure", flatness.pure(self._config, self._seed)),
+        first, seed = 10 * users, self._seed
+        for name, measured in (
+            ("in_job", flatness.in_job(running, self._settings, first, seed)),
+            ("pure", flatness.pure(self._config, first, seed)),
         ):
-            found = flatness.costs(times, cycle)
+            found = flatness.costs(measured, first, self._config.state.chunk_events)
             self._console.print(f"cost of the n-th event, {name}: {found}")
             self.figures[f"nth_event_{name}"] = found
-            first, last = (found[str(place)]["event_us"] for place in (flatness.PLACES[0], flatness.PLACES[-1]))
-            self.ratios[f"last_to_first_event_{name}"] = last / first
+            event_us = {place: found[str(place)]["event_us"] for place in flatness.PLACES}
+            last = event_us[flatness.PLACES[-1]]
+            self.ratios[f"last_to_first_event_{name}"] = last / event_us[flatness.PLACES[0]]
+            self.ratios[f"last_to_thousandth_event_{name}"] = last / event_us[flatness.PLACES[1]]
 
     def _sizes(self, running: Session, users: int, events: int) -> None:
         base = events // 4

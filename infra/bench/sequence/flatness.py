@@ -1,59 +1,76 @@
 """What a user's n-th event costs: in the job over RocksDB, and the step alone over a dictionary.
 
-An event's cost comes in cycles: one in `state.chunk_events` packs a chunk. So events are taken a cycle at a time, and
-the figure is the median over cycles of the mean within one. The snapshots are counted apart: they come when they are
-due, and grow with what they hold.
+Each place is measured with users of its own, who get just so far: so the places differ in n alone, and none of them in
+how warm the process was. The snapshots are counted apart: they come when they are due, and grow with what they hold.
+In the job an event's cost is its share of its batch's.
 """
 
 from __future__ import annotations
 
-import json
 import time
+from array import array
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass
 from pathlib import Path
-from statistics import mean, median
 from typing import Final
 
 import numpy as np
+from numpy.typing import NDArray
 
 from infra.bench.sequence.produce import prepare
 from infra.bench.sequence.session import Session, Watch
 from infra.bench.sequence.timed_job import TIMES_VARIABLE
-from infra.bench.sequence.workload import Record, short_video
+from infra.bench.sequence.timed_step import TimedStep
+from infra.bench.sequence.workload import USER_BASE, USER_STEP, Record, short_video
 from infra.errors import InfraError
 from schemas.topics import EVENTS, UPDATES
 from schemas.v1.behaviour_pb2 import BehaviourEvent
 from streaming.config import SequenceJobConfig
+from streaming.sequence.accept import accepted
 from streaming.sequence.memory import MemoryUserState
-from streaming.sequence.step import SequenceStep
 
 TIMED_JOB: Final = Path(__file__).with_name("timed_job.py")
 PLACES: Final = (1, 1_000, 10_000, 100_000)
-#: Events on either side of a place that count for it, those of at least one snapshot among them.
-_AROUND: Final = 512
-_LONG_USERS: Final = 2
-_NEW_USERS: Final = 64 * 64
+#: Events before a place that count for it: several cycles of packing a chunk, one snapshot.
+_BEFORE: Final = 1_024
+#: Users of a place; of the first, as many as make as many events.
+_USERS: Final = 4
 
-#: n, ns without the snapshot, ns of the snapshot.
-Times = Sequence[tuple[int, int, int]]
-
-
-def long_histories(first_user: int, seed: int) -> Iterator[Record]:
-    """A few users' 100,000 events and more, taking turns; then many users' first."""
-    length = PLACES[-1] + _AROUND
-    turns = np.tile(np.arange(first_user, first_user + _LONG_USERS), length)
-    new = np.arange(first_user + _LONG_USERS, first_user + _LONG_USERS + _NEW_USERS)
-    return short_video(np.concatenate([turns, new]), seed)
+#: [n, 3]: user_id, number of the event, ns.
+Times = NDArray[np.int64]
 
 
-def in_job(running: Session, settings: Sequence[str], first_user: int, seed: int) -> Times:
-    """Every step's time, in the job."""
-    path = running.local.home / "times.json"
+@dataclass(frozen=True, kw_only=True)
+class Measured:
+    """What the events and the snapshots cost, each [n, 3]: user_id, number of the (last) event, ns."""
+
+    events: Times
+    snapshots: Times
+
+
+def groups(first_user: int) -> dict[int, range]:
+    """The users of each place, numbered from `first_user` on."""
+    numbers, start = {}, first_user
+    for place in reversed(PLACES):
+        count = _USERS if place > 1 else _USERS * _BEFORE
+        numbers[place] = range(start, start + count)
+        start += count
+    return numbers
+
+
+def histories(first_user: int, seed: int) -> Iterator[Record]:
+    """Everybody's events up to their place, the longest first; those of one place take turns."""
+    turns = [np.tile(np.arange(users.start, users.stop), place) for place, users in groups(first_user).items()]
+    return short_video(np.concatenate(turns), seed)
+
+
+def in_job(running: Session, settings: Sequence[str], first_user: int, seed: int) -> Measured:
+    """Every event's cost, in the job."""
+    path = running.local.home / "times.npz"
     job_id = running.start(TIMED_JOB, settings, from_end=True, environment={TIMES_VARIABLE: str(path)})
     with Watch(running, UPDATES) as watch:
         try:
-            prepared = prepare(running.bootstrap, EVENTS.name, long_histories(first_user, seed), lambda _: None)
+            prepared = prepare(running.bootstrap, EVENTS.name, histories(first_user, seed), lambda _: None)
             watch.until(sum(prepared), lambda: running.flink.why(job_id))
         finally:
             running.flink.cancel(job_id)
@@ -62,40 +79,49 @@ def in_job(running: Session, settings: Sequence[str], first_user: int, seed: int
         if time.monotonic() > deadline:
             raise InfraError(f"the job has ended and left no {path}")
         time.sleep(0.1)
-    times: Times = json.loads(path.read_text())
-    return times
+    with np.load(path) as times:
+        return Measured(events=times["events"], snapshots=times["snapshots"])
 
 
-def pure(config: SequenceJobConfig, seed: int) -> Times:
-    """Every step's time, without Flink and without accepting; snapshots are left out of these."""
-    step = SequenceStep(replace(config.settings(), snapshot_every_events=1 << 40), config.state.cached_users)
+def pure(config: SequenceJobConfig, first_user: int, seed: int) -> Measured:
+    """Every step's time, without Flink and without accepting."""
+    step = TimedStep(config.settings(), config.state.cached_users)
     states: dict[int, MemoryUserState] = {}
-    times: list[tuple[int, int, int]] = []
-    counts: dict[int, int] = {}
-    for record in long_histories(1, seed):
-        event = BehaviourEvent.FromString(record.value)
-        state = states.setdefault(event.user_id, MemoryUserState())
-        counts[event.user_id] = n = counts.get(event.user_id, 0) + 1
+    events, snapshots = array("q"), array("q")
+    for offset, record in enumerate(histories(first_user, seed)):
+        event = accepted(BehaviourEvent.FromString(record.value))
+        state = states.setdefault(event[1], MemoryUserState())
+        step.begin()
         started = time.perf_counter_ns()
-        step.on_event(state, event, record.partition, n, record.timestamp_ms)
-        times.append((n, time.perf_counter_ns() - started, 0))
-    return times
+        step.take(state, event, record.partition, offset, record.timestamp_ms)
+        took = time.perf_counter_ns() - started
+        events.extend((*step.taken, took - sum(step.snapshots[2::3])))
+        snapshots.extend(step.snapshots)
+    return Measured(events=np.array(events).reshape(-1, 3), snapshots=np.array(snapshots).reshape(-1, 3))
 
 
-def costs(times: Times, cycle: int) -> Mapping[str, Mapping[str, float]]:
-    """By place: microseconds of an event without its snapshot, and milliseconds of a snapshot there.
+def costs(measured: Measured, first_user: int, cycle: int) -> Mapping[str, Mapping[str, float]]:
+    """By place: microseconds of an event without its snapshot, the median over cycles of the mean within one, and
+    milliseconds of a snapshot there, the median.
 
     Args:
-        cycle: events after which the cost repeats itself.
+        cycle: events after which a user's cost repeats itself.
     """
     figures = {}
-    for place in PLACES:
-        low, high = (1, 1) if place == 1 else (place - _AROUND, place + _AROUND - 1)
-        here = [one for one in times if low <= one[0] <= high]
-        whole = [here[at : at + cycle] for at in range(0, len(here) - cycle + 1, cycle)]
-        snapshots = [one[2] for one in here if one[2]]
+    for place, users in groups(first_user).items():
+        event_ns = _ns_at(measured.events, place, users)
+        whole = event_ns[: len(event_ns) // cycle * cycle].reshape(-1, cycle)
+        snapshot_ns = _ns_at(measured.snapshots, place, users)
         figures[str(place)] = {
-            "event_us": median(mean(one[1] for one in part) for part in whole) / 1_000,
-            "snapshot_ms": median(snapshots) / 1e6 if snapshots else 0.0,
+            "event_us": float(np.median(whole.mean(axis=1))) / 1_000,
+            "snapshot_ms": float(np.median(snapshot_ns)) / 1e6 if len(snapshot_ns) else 0.0,
         }
     return figures
+
+
+def _ns_at(times: Times, place: int, users: range) -> NDArray[np.int64]:
+    """Times of the users' last events before the place, in their order."""
+    number = (times[:, 0] - USER_BASE) // USER_STEP
+    here = (number >= users.start) & (number < users.stop) & (times[:, 1] > place - _BEFORE) & (times[:, 1] <= place)
+    ns: NDArray[np.int64] = times[here, 2]
+    return ns

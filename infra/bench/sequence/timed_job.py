@@ -6,50 +6,32 @@ flink run infra/bench/sequence/timed_job.py --bootstrap localhost:9092
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 import time
+from array import array
 from collections.abc import Iterator
 from pathlib import Path
 
-from pyflink.common import Row
+import numpy as np
 from pyflink.datastream import KeyedProcessFunction, RuntimeContext
 from pyflink.table import StreamTableEnvironment
 
-from schemas.topics import DEAD_LETTER_TOPICS, EVENTS, SNAPSHOTS, UPDATES
-from schemas.v1.sequence_pb2 import SequenceSnapshot
+from infra.bench.sequence.timed_step import TimedStep
+from schemas.topics import EVENTS
 from streaming.config import SequenceJobConfig
 from streaming.flink.environment import job_environment, parse_arguments
-from streaming.flink.internals import side_output
-from streaming.flink.sequence_function import SequenceFunction, dead_letter_tag, snapshot_tag
-from streaming.flink.sinks import output_type, write
+from streaming.flink.sequence_function import SequenceFunction
 from streaming.flink.source import keyed_records
-from streaming.sequence.state import Header, UserState
-from streaming.sequence.step import SequenceStep
+from streaming.sequence_job import write_outputs
 
 TIMES_VARIABLE = "LONGRANK_BENCH_TIMES"
 
 
-class TimedStep(SequenceStep):
-    """Remembers the newest event's number, and how long its snapshot took."""
-
-    seq_no = 0
-    snapshot_ns = 0
-
-    def _put(self, state: UserState, user_id: int, header: Header) -> None:
-        self.seq_no = header.seq_no
-        super()._put(state, user_id, header)
-
-    def _snapshot(self, state: UserState, header: Header, user_id: int) -> SequenceSnapshot:
-        started = time.perf_counter_ns()
-        snapshot = super()._snapshot(state, header, user_id)
-        self.snapshot_ns += time.perf_counter_ns() - started
-        return snapshot
-
-
 class TimedFunction(SequenceFunction):
-    """Keeps [n, ns without the snapshot, ns of the snapshot] of every event; writes them when the job ends."""
+    """Keeps what every event cost; writes it when the job ends, as .npz: `events` [n, 3] of user_id, n and its share of
+    its batch's ns without snapshots; `snapshots` [m, 3] of user_id, n and ns.
+    """
 
     path = ""
 
@@ -57,23 +39,30 @@ class TimedFunction(SequenceFunction):
         """Flink's hook."""
         super().open(runtime_context)
         self._step = self._timed = TimedStep(self._settings, self._cached_users)
-        self._times: list[tuple[int, int, int]] = []
+        self._events, self._written = array("Q"), array("Q")
 
-    def process_element(self, value: Row, ctx: KeyedProcessFunction.Context) -> Iterator[object]:
-        """Flink's hook: one record."""
-        self._timed.snapshot_ns = 0
+    def process_element(self, value: bytes, ctx: KeyedProcessFunction.Context) -> Iterator[object]:
+        """Flink's hook: one batch."""
+        timed = self._timed
+        timed.begin()
         started = time.perf_counter_ns()
         outputs = list(super().process_element(value, ctx))
         took = time.perf_counter_ns() - started
-        snapshot = self._timed.snapshot_ns
-        self._times.append((self._timed.seq_no, took - snapshot, snapshot))
+        taken, snapshots = timed.taken, timed.snapshots
+        if taken:
+            share = (took - sum(snapshots[2::3])) // (len(taken) // 2)
+            for at in range(0, len(taken), 2):
+                self._events.extend((taken[at], taken[at + 1], share))
+            self._written.extend(snapshots)
         yield from outputs
 
     def close(self) -> None:
         """Flink's hook."""
         super().close()
         draft = Path(self.path + ".new")
-        draft.write_text(json.dumps(self._times))
+        with draft.open("wb") as file:
+            events, snapshots = (np.array(each, np.int64).reshape(-1, 3) for each in (self._events, self._written))
+            np.savez(file, events=events, snapshots=snapshots)
         draft.replace(self.path)
 
 
@@ -85,11 +74,7 @@ def main(arguments: list[str]) -> None:
     events = keyed_records(tables, (EVENTS,), config.kafka, config.watermark)
     function = TimedFunction(config.settings(), config.record_limits(), config.state.cached_users)
     function.path = os.environ[TIMES_VARIABLE]
-    updates = events.process(function, output_type()).name("timed").uid("timed")
-    write(updates, UPDATES, config.kafka, config.sink, "to-updates")
-    write(side_output(updates, snapshot_tag()), SNAPSHOTS, config.kafka, config.sink, "to-snapshots")
-    letters = side_output(updates, dead_letter_tag())
-    write(letters, DEAD_LETTER_TOPICS[EVENTS.name], config.kafka, config.sink, "to-dead-letters")
+    write_outputs(events, function, config)
     environment.execute("longrank-timed")
 
 

@@ -17,6 +17,9 @@ from schemas.v1.behaviour_pb2 import BehaviourEvent, Interaction
 
 #: Of the first event; the job takes no notice of today.
 START_MS: Final = 1_750_000_000_000
+#: User number n has the id n * USER_STEP + USER_BASE.
+USER_STEP: Final = 1_000_003
+USER_BASE: Final = 12_345_678
 _MAX_ID: Final = (1 << 63) - 1
 #: Videos, and the people who make them.
 _ITEMS: Final = 1_000_000
@@ -64,7 +67,7 @@ def short_video(user_of_event: NDArray[np.int64], seed: int) -> Iterator[Record]
         for at in range(n):
             user = users[at]
             if user not in places:
-                user_id = user * 1_000_003 + 12_345_678
+                user_id = user * USER_STEP + USER_BASE
                 key = user_key(user_id)
                 places[user] = user_id, partition_of(key, PARTITIONS), key
             user_id, partition, key = places[user]
