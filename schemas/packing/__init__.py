@@ -78,8 +78,9 @@ def unpack_histories(packed: Sequence[bytes]) -> History:
         ValueError: as `unpack_history`, without saying which one.
     """
     opened = [_open(each) for each in packed]
-    if opened and all(layout is planes and n == opened[0][3] for layout, _, _, n in opened):
-        return planes.unpack_equal([head for _, head, _, _ in opened], [body for _, _, body, _ in opened], opened[0][3])
+    length = opened[0][3] if opened else 0
+    if length and all(layout is planes and n == length for layout, _, _, n in opened):
+        return planes.unpack_equal([head for _, head, _, _ in opened], [body for _, _, body, _ in opened], length)
     rows = [layout.unpack(head, body, n) for layout, head, body, n in opened if n]
     return np.concatenate(rows) if rows else empty_history()
 

@@ -37,6 +37,6 @@ def inflate(frame: bytes, most: int) -> bytes:
         claimed = zstandard.frame_content_size(frame)
         if not 0 <= claimed <= most:
             raise ValueError(f"packed history claims {claimed} bytes, allowed are {most}")
-        return _OF_THREAD.decompressor.decompress(frame, max_output_size=most)
+        return _OF_THREAD.decompressor.decompress(frame, max_output_size=most, allow_extra_data=False)
     except zstandard.ZstdError as error:
         raise ValueError(f"packed history does not decompress: {error}") from error
