@@ -60,7 +60,7 @@ class BatchSection(Section):
     #: Likewise, for records with what comes with them; a larger record is a batch of its own.
     max_bytes: Annotated[int, Field(ge=1_024, le=1 << 28)] = 1 << 20
     #: How long a record may wait for company.
-    max_delay_ms: Milliseconds = 5
+    max_delay_ms: Milliseconds = 2
 
 
 class KafkaSection(Section):

@@ -188,6 +188,7 @@ class SequenceFunction(Shipped, KeyedProcessFunction):  # type: ignore[misc]
         if rows:
             self._metrics.add("accepted", len(rows))
             yield join_rows(rows)
+        self._step.write_some()
         self._metrics.observe("processing_us", (time.perf_counter_ns() - started_ns) // (1_000 * records))
 
     def _refuse(self, refused: Rejected, record: BatchedRecord) -> tuple[OutputTag, OutputRow]:

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from dataclasses import dataclass
-from typing import NamedTuple
+from itertools import islice
+from typing import Final, NamedTuple
 
 from schemas import SCHEMA_VERSION
 from schemas.digest import DIGEST_VERSION, extend_digest, generation_of, make_epoch, resets_of
@@ -20,6 +21,9 @@ from streaming.sequence.jitter import share_of
 from streaming.sequence.seed import ResetNotes, note_erasure, seeded_header, take_seed
 from streaming.sequence.state import Header, UserState, pack_chunk, read_kept
 from streaming.sequence.update import encode_update
+
+#: So few that it costs a full batch little; more than a batch's users where batches are small.
+_WRITTEN_TOGETHER: Final = 32
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -221,6 +225,13 @@ class SequenceStep:
             header.unwritten = False
             state.put_header(header.pack())
         self._unwritten.clear()
+
+    def write_some(self) -> None:
+        """Writes the headers that have waited longest: called now and then, it leaves less for `flush` to stop for."""
+        for user_id in list(islice(self._unwritten, _WRITTEN_TOGETHER)):
+            header, state = self._unwritten.pop(user_id)
+            header.unwritten = False
+            state.put_header(header.pack())
 
     def _header(self, state: UserState, user_id: int) -> Header | None:
         return self._headers.get(user_id) or Header.load(state, self._settings.dedupe_window_events)

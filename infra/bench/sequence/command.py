@@ -149,7 +149,7 @@ class _Bench:
                 count=int(events * _MEASURED_SHARE),
             ).per_second
             self.figures["events_per_second"] = peak
-        job_id = running.start(SEQUENCE_JOB, self._settings, from_end=True)
+        job_id = running.start(SEQUENCE_JOB, self._settings, begin=running.ends(EVENTS))
         try:
             for number, share in enumerate(_SHARES):
                 found = latency.measure(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 from infra.flink_rest import FlinkRest, FlinkRestError
 
@@ -38,9 +39,16 @@ class BenchRest(FlinkRest):
             return int(operation["checkpointId"])
 
         number = self._wait(done, f"a checkpoint of job {job_id}", timeout_s)
-        details = self._object("GET", f"/jobs/{job_id}/checkpoints/details/{number}")
+        details = self._wait(lambda: self._details(job_id, number), f"the figures of checkpoint {number}", timeout_s)
         return Checkpoint(
             new_bytes=int(details["checkpointed_size"]),
             state_bytes=int(details["state_size"]),
             seconds=int(details["end_to_end_duration"]) / 1_000,
         )
+
+    def _details(self, job_id: str, number: int) -> dict[str, Any] | None:
+        # The statistics are looked at every few seconds only: a checkpoint of just now may not be there yet.
+        newest = self._object("GET", f"/jobs/{job_id}/checkpoints")["latest"]["completed"]
+        if newest is None or int(newest["id"]) < number:
+            return None
+        return self._object("GET", f"/jobs/{job_id}/checkpoints/details/{number}")

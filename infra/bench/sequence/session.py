@@ -31,6 +31,8 @@ from schemas.topics import EVENTS, Topic
 
 PASSTHROUGH_JOB: Final = Path(__file__).with_name("passthrough_job.py")
 SEQUENCE_JOB: Final = Path(streaming.__file__).with_name("sequence_job.py")
+#: A setting: checkpoints come when they are asked for.
+NO_CHECKPOINTS: Final = "job.checkpoint_interval_ms=86400000"
 _SUBMIT_TIMEOUT_S: Final = 180
 _LOOK_S: Final = 0.25
 _PATIENCE_S: Final = 60.0
@@ -55,13 +57,13 @@ class Session:
         job: Path,
         settings: Sequence[str] = (),
         *,
-        from_end: bool = False,
+        begin: Mapping[int, int] | None = None,
         environment: Mapping[str, str] | None = None,
     ) -> str:
         """Submits a job under a consumer group of its own and waits until it runs; its id.
 
         Args:
-            from_end: only what comes from now on; else from the first record.
+            begin: the offset of each partition of the events; else from the first record.
             environment: what the client finds in its own, besides this process's.
 
         Raises:
@@ -69,7 +71,7 @@ class Session:
         """
         self.groups += 1
         group = f"bench-{self.groups}"
-        self._commit_start(group, from_end)
+        self._commit_start(group, begin or {})
         command = [str(Path(sys.executable).with_name("flink")), "run", "-d", "-p", "1", str(job)]
         command += ["--bootstrap", self.bootstrap, "--set", f"kafka.group_id={group}"]
         command += [word for setting in settings for word in ("--set", setting)]
@@ -81,10 +83,9 @@ class Session:
         self.flink.wait_running(found[1])
         return found[1]
 
-    def _commit_start(self, group: str, from_end: bool) -> None:
+    def _commit_start(self, group: str, begin: Mapping[int, int]) -> None:
         partitions = [TopicPartition(EVENTS.name, number) for number in range(EVENTS.partitions)]
-        ends = self.ends(EVENTS) if from_end else {}
-        offsets = {one: OffsetAndMetadata(ends.get(one.partition, 0), "", -1) for one in partitions}
+        offsets = {one: OffsetAndMetadata(begin.get(one.partition, 0), "", -1) for one in partitions}
         admin: Any = KafkaAdminClient(bootstrap_servers=self.bootstrap)
         try:
             admin.alter_group_offsets(group, offsets)
@@ -136,6 +137,9 @@ class Watch:
 
     def __enter__(self) -> Self:
         self._thread.start()
+        # What is written from now on counts: not only what comes after a first look that was slow to come.
+        with self._changed:
+            self._changed.wait_for(lambda: self._samples or self._error is not None)
         return self
 
     def __exit__(

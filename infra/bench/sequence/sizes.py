@@ -8,7 +8,7 @@ from statistics import mean
 from typing import Any, Final
 
 from infra.bench.sequence.produce import prepare
-from infra.bench.sequence.session import SEQUENCE_JOB, Session, Watch
+from infra.bench.sequence.session import NO_CHECKPOINTS, SEQUENCE_JOB, Session, Watch
 from infra.bench.sequence.workload import Record
 from schemas.topics import EVENTS, SNAPSHOTS, UPDATES
 from schemas.v1.sequence_pb2 import SequenceSnapshot
@@ -16,8 +16,6 @@ from scorer.landing.bounded import Landed, read_bounded
 
 #: Events between one checkpoint and the next.
 STEPS: Final = (1_000, 10_000, 100_000)
-#: Checkpoints come when they are asked for.
-_NO_CHECKPOINTS: Final = "job.checkpoint_interval_ms=86400000"
 
 
 def measure(
@@ -34,7 +32,7 @@ def measure(
     """
     figures: dict[str, Any] = {"checkpoints": []}
     before = running.ends(UPDATES), running.ends(SNAPSHOTS)
-    job_id = running.start(SEQUENCE_JOB, [*settings, _NO_CHECKPOINTS], from_end=True)
+    job_id = running.start(SEQUENCE_JOB, [*settings, NO_CHECKPOINTS], begin=running.ends(EVENTS))
     try:
         for events in (base_events, *STEPS):
             with Watch(running, UPDATES) as watch:

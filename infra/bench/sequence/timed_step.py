@@ -12,21 +12,26 @@ from streaming.sequence.step import Outcome, SequenceStep
 
 
 class TimedStep(SequenceStep):
-    """Remembers whose events it took, and how long the snapshots took."""
+    """Notes what each event and each snapshot took."""
 
     def begin(self) -> None:
         """A batch begins."""
-        #: user_id and n of each event.
+        #: user_id, n and ns, without its snapshot, of each event.
         self.taken = array("Q")
-        #: user_id, n and ns of each snapshot.
+        #: Likewise of each snapshot.
         self.snapshots = array("Q")
 
     def take(
         self, state: UserState, event: Accepted, source_partition: int, source_offset: int, now_ms: int
     ) -> Outcome | bytes:
         """`SequenceStep.take`."""
+        snapshots = len(self.snapshots)
+        started = time.perf_counter_ns()
         outcome = super().take(state, event, source_partition, source_offset, now_ms)
-        self.taken.extend((event[1], self._headers[event[1]].seq_no))
+        took = time.perf_counter_ns() - started
+        header = self._header(state, event[1])
+        assert header is not None  # It has just been written.
+        self.taken.extend((event[1], header.seq_no, took - sum(self.snapshots[snapshots + 2 :: 3])))
         return outcome
 
     def _snapshot(self, state: UserState, header: Header, user_id: int) -> SequenceSnapshot:

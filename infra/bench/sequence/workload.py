@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Final, NamedTuple
+from typing import Final, NamedTuple, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,9 +17,6 @@ from schemas.v1.behaviour_pb2 import BehaviourEvent, Interaction
 
 #: Of the first event; the job takes no notice of today.
 START_MS: Final = 1_750_000_000_000
-#: User number n has the id n * USER_STEP + USER_BASE.
-USER_STEP: Final = 1_000_003
-USER_BASE: Final = 12_345_678
 _MAX_ID: Final = (1 << 63) - 1
 #: Videos, and the people who make them.
 _ITEMS: Final = 1_000_000
@@ -34,6 +31,14 @@ class Record(NamedTuple):
     timestamp_ms: int
     key: bytes
     value: bytes
+
+
+NumberOrNumbers = TypeVar("NumberOrNumbers", int, NDArray[np.int64])
+
+
+def id_of_user(number: NumberOrNumbers) -> NumberOrNumbers:
+    """The user_id of a user known by number, from 0."""
+    return number * 1_000_003 + 12_345_678
 
 
 def zipf_users(count: int, users: int, exponent: float, rng: np.random.Generator) -> NDArray[np.int64]:
@@ -67,7 +72,7 @@ def short_video(user_of_event: NDArray[np.int64], seed: int) -> Iterator[Record]
         for at in range(n):
             user = users[at]
             if user not in places:
-                user_id = user * USER_STEP + USER_BASE
+                user_id = id_of_user(user)
                 key = user_key(user_id)
                 places[user] = user_id, partition_of(key, PARTITIONS), key
             user_id, partition, key = places[user]
