@@ -62,7 +62,7 @@ class FaultsReport:
         verdict = self.verdict
         every = [seconds for several in self.recovery_seconds.values() for seconds in several]
         middle = median(every) if every else 0.0
-        counted = ("accepted", "duplicates", "refused", "erased", "users", "lost", "doubled", "gaps", "forks")
+        counted = ("accepted", "duplicates", "refused", "erased", "seeded", "users", "lost", "doubled", "gaps", "forks")
         return {
             "bench": "faults",
             "figures": {

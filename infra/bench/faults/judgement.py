@@ -34,6 +34,7 @@ class Verdict:
     duplicates: int
     refused: int
     erased: int
+    seeded: int
     #: Accepted events without a number.
     lost: int
     #: Numbers that an event has beyond those it should have.
@@ -53,11 +54,17 @@ class Verdict:
 
 
 def judge(
-    written: Written, malformed: Collection[tuple[bytes, bytes, int]], *, generation: int, dedupe_window: int
+    written: Written,
+    malformed: Collection[tuple[bytes, bytes, int]],
+    *,
+    generation: int,
+    dedupe_window: int,
+    kept_events: int,
 ) -> Verdict:
     """Compare.
 
     Args:
+        kept_events: by the job, of each user: those that a seed finds there.
         malformed: (key, value, partition) of the records that must not be accepted, from those who sent them: the
             job's dead letters are compared with these, not believed.
     """
@@ -67,7 +74,7 @@ def judge(
         for record in written.events
         if (record.key, record.value, record.partition) in malformed
     }
-    histories = Histories(generation, dedupe_window)
+    histories = Histories(generation, dedupe_window, kept_events)
     histories.add_all(written.events, refused, findings)
     check_updates(histories, written.updates, findings)
     check_snapshots(histories, written.snapshots, findings)
@@ -90,16 +97,23 @@ def judge(
     # Numbers per event, repeated updates counted once.
     numbers = Counter((user, event_id) for user, _, _, event_id in named)
     # An id that comes again after an erase, or beyond the window, has a number more: the oracle knows.
-    wanted = Counter((user, event_id) for (user, _), epoch in histories.epochs.items() for event_id in epoch.event_ids)
+    wanted = Counter(
+        (user, event_id)
+        for (user, _), epoch in histories.epochs.items()
+        for event_id in epoch.event_ids[epoch.seeded :]
+    )
+    # What an epoch opened with has its number from the snapshot.
+    unwritten = {number: epoch.seeded for number, epoch in histories.epochs.items()}
     return Verdict(
         users=len(histories.current),
         accepted=histories.accepted,
         duplicates=histories.duplicates,
         refused=histories.refused,
         erased=histories.erased,
+        seeded=histories.seeded,
         lost=(wanted - numbers).total(),
         doubled=(numbers - wanted).total(),
-        gaps=sum(heads.values()) - len(digests),
+        gaps=sum(head - unwritten.get(number, 0) for number, head in heads.items()) - len(digests),
         forks=len(forked),
         repeated=len(updates) - len(digests),
         mismatches=findings.mismatches,

@@ -177,6 +177,7 @@ class TrafficRun:
             self.traffic.malformed,
             generation=self._rules.sequence.generation,
             dedupe_window=self._rules.dedupe.window_events,
+            kept_events=self._rules.settings().kept_events,
         )
 
     def _check(self) -> None:

@@ -14,6 +14,7 @@ from infra.bench.faults.publisher import RECONNECT_MS
 from infra.bench.faults.traffic import Traffic
 from infra.bench.faults.waiting import wait_until
 from infra.errors import InfraError
+from schemas.digest import resets_of
 from schemas.topics import PARTITIONS, SNAPSHOTS, UPDATES
 from schemas.v1.sequence_pb2 import SequenceSnapshot, SequenceUpdate
 
@@ -25,10 +26,10 @@ class Watcher:
 
     def __init__(self, bootstrap: str, traffic: Traffic) -> None:
         self._traffic = traffic
-        self._expected = ~traffic.erases
+        self._expected = ~traffic.resets
         self._seen = np.zeros(traffic.settings.events, np.bool_)
-        #: (user, epoch) that an erase has opened.
-        self._erased: set[tuple[int, int]] = set()
+        #: (user, epoch) that an erase or a seed has opened.
+        self._opened: set[tuple[int, int]] = set()
         self._ended = threading.Event()
         self._failure: BaseException | None = None
         self._consumer = KafkaConsumer(
@@ -76,19 +77,19 @@ class Watcher:
             raise InfraError(f"{error}; {where}") from error
 
     def wait_all_seen(self, last: int, alarm: Callable[[], None]) -> None:
-        """Until every event 0 .. last - 1 has left its mark: its update, or an erase's snapshot.
+        """Until every event 0 .. last - 1 has left its mark: its update, or an erase's or a seed's snapshot.
 
         Raises:
             InfraError: as `wait_seen`.
         """
         self.wait_seen(0, last, alarm)
-        erases = int(np.count_nonzero(self._traffic.erases[:last]))
+        resets = int(np.count_nonzero(self._traffic.resets[:last]))
 
-        def all_erased() -> bool:
+        def all_opened() -> bool:
             self._check()
-            return len(self._erased) >= erases
+            return len(self._opened) >= resets
 
-        wait_until(all_erased, f"the snapshots of {erases} erases", alarm=alarm)
+        wait_until(all_opened, f"the snapshots of {resets} erases and seeds", alarm=alarm)
 
     def _check(self) -> None:
         if self._failure is not None:
@@ -106,5 +107,5 @@ class Watcher:
     def _note(self, topic: str, value: bytes) -> None:
         if topic == UPDATES.name:
             self._seen[self._traffic.number_of(SequenceUpdate.FromString(value).event_id)] = True
-        elif (snapshot := SequenceSnapshot.FromString(value)).erased:
-            self._erased.add((snapshot.user_id, snapshot.epoch))
+        elif resets_of((snapshot := SequenceSnapshot.FromString(value)).epoch):
+            self._opened.add((snapshot.user_id, snapshot.epoch))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, defaultdict
 from dataclasses import replace
 
 import numpy as np
@@ -15,19 +15,24 @@ from infra.bench.faults.traffic import Traffic, TrafficSettings
 from infra.bench.faults.waiting import wait_until
 from infra.commands.bench import BENCHES, command
 from infra.errors import InfraError
-from infra.verify.findings import Findings
-from infra.verify.histories import Histories
 from schemas.limits import Limits
 from schemas.reasons import Rejected
 from schemas.topics import DEAD_LETTER_TOPICS, EVENTS, SNAPSHOTS, UPDATES
-from schemas.v1.behaviour_pb2 import BehaviourEvent
 from schemas.v1.operations_pb2 import DeadLetter
-from schemas.v1.sequence_pb2 import SequenceSnapshot, SequenceUpdate
+from schemas.v1.sequence_pb2 import SequenceUpdate
 from scorer.landing.bounded import Landed
+from streaming.config import SequenceJobConfig, load_config
 from streaming.sequence.accept import accept_event
+from streaming.sequence.memory import MemoryUserState
+from streaming.sequence.step import SequenceStep
 
-SETTINGS = TrafficSettings(events=1_500, seed=3, users=20, erase_share=0.005, malformed_share=0.02)
-GENERATION, WINDOW = 1, 256
+SETTINGS = TrafficSettings(events=1_500, seed=3, users=20, erase_share=0.005, seed_share=0.005, malformed_share=0.02)
+RULES = load_config(SequenceJobConfig, None, ["sequence.capacity=20", "sequence.as_of_events=5"]).settings()
+HABITS = {
+    "generation": RULES.generation,
+    "dedupe_window": RULES.dedupe_window_events,
+    "kept_events": RULES.kept_events,
+}
 
 
 def landed(traffic: Traffic) -> list[Landed]:
@@ -41,48 +46,21 @@ def landed(traffic: Traffic) -> list[Landed]:
 
 
 def written(traffic: Traffic) -> Written:
-    """What a faultless job writes: an update per accepted event, a snapshot per erase, a letter per refused record."""
-    events = landed(traffic)
-    bad = {r for r in events if (r.key, r.value, r.partition) in traffic.malformed}
-    histories = Histories(GENERATION, WINDOW)
-    histories.add_all(events, {(r.topic, r.partition, r.offset) for r in bad}, Findings())
-    body = {(r.partition, r.offset): BehaviourEvent.FromString(r.value) for r in events if r not in bad}
-    updates, snapshots = [], []
-    for (user, number), epoch in histories.epochs.items():
-        if number & 0xFFFFFFFF:
-            snapshots.append(
-                SequenceSnapshot(
-                    user_id=user,
-                    epoch=number,
-                    first_seq_no=1,
-                    base_digest=epoch.origin,
-                    digest=epoch.origin,
-                    erased=True,
-                    erased_below=number,
-                ).SerializeToString()
-            )
-        for seq_no, (digest, event_id, source) in enumerate(
-            zip(epoch.digests, epoch.event_ids, epoch.sources, strict=True), 1
-        ):
-            updates.append(
-                SequenceUpdate(
-                    user_id=user,
-                    epoch=number,
-                    seq_no=seq_no,
-                    prev_digest=epoch.digest(seq_no - 1),
-                    digest=digest,
-                    event_id=event_id,
-                    event_time_ms=body[source].event_time_ms,
-                    interaction=body[source].interaction,
-                    source_partition=source[0],
-                    source_offset=source[1],
-                ).SerializeToString()
-            )
-    letters = [
-        DeadLetter(source_topic=r.topic, source_partition=r.partition, source_offset=r.offset).SerializeToString()
-        for r in events
-        if r in bad
-    ]
+    """What a faultless job writes."""
+    step, states = SequenceStep(RULES), defaultdict(MemoryUserState)
+    events, updates, snapshots, letters = landed(traffic), [], [], []
+    for r in events:
+        try:
+            event = accept_event(r.key, r.value, r.partition, r.timestamp_ms, Limits())
+        except Rejected:
+            letter = DeadLetter(source_topic=r.topic, source_partition=r.partition, source_offset=r.offset)
+            letters.append(letter.SerializeToString())
+            continue
+        outcome = step.on_event(states[event.user_id], event, r.partition, r.offset, r.timestamp_ms)
+        if outcome.update is not None:
+            updates.append(outcome.update)
+        if outcome.snapshot is not None:
+            snapshots.append(outcome.snapshot.SerializeToString())
     return Written(
         events=events,
         updates=records(UPDATES.name, updates),
@@ -106,7 +84,7 @@ def faultless(traffic: Traffic) -> Written:
 
 
 def judged(traffic: Traffic, what: Written) -> Verdict:
-    return judge(what, traffic.malformed, generation=GENERATION, dedupe_window=WINDOW)
+    return judge(what, traffic.malformed, **HABITS)
 
 
 def counts(verdict: Verdict) -> tuple[int, int, int, int]:
@@ -149,7 +127,7 @@ def test_the_traffic_is_what_it_says(traffic: Traffic) -> None:
             refused += 1
             assert (record.key, record.value, record.partition) in traffic.malformed
         else:
-            assert traffic.erases[traffic.number_of(event.event_id)] == event.HasField("erase")
+            assert traffic.resets[traffic.number_of(event.event_id)] != event.HasField("interaction")
     assert refused == len(traffic.malformed) > 0
     with pytest.raises(ValueError, match="is not of the traffic"):
         traffic.number_of(bytes(16))
@@ -159,13 +137,13 @@ def test_a_faultless_job_is_found_faultless(traffic: Traffic, faultless: Written
     verdict = judged(traffic, faultless)
     assert verdict.mismatches == []
     assert verdict.faultless
-    assert min(verdict.duplicates, verdict.refused, verdict.erased) > 0
+    assert min(verdict.duplicates, verdict.refused, verdict.erased, verdict.seeded) > 0
     assert verdict.accepted == len(faultless.updates)
 
 
 def test_nothing_at_all_is_faultless() -> None:
     empty = Written(events=[], updates=[], snapshots=[], dead_letters=[])
-    assert judge(empty, set(), generation=GENERATION, dedupe_window=WINDOW).faultless
+    assert judge(empty, set(), **HABITS).faultless
 
 
 def test_an_update_written_again_with_the_same_bytes_is_harmless(traffic: Traffic, faultless: Written) -> None:
