@@ -95,6 +95,7 @@ class SequenceJobConfig(JobConfig):
             snapshot_every_events=self.snapshot.every_events,
             snapshot_max_age_ms=self.snapshot.max_age_ms,
             snapshot_jitter=self.snapshot.jitter,
+            snapshot_max_per_second=self.snapshot.max_per_second,
             chunk_events=self.state.chunk_events,
             chunk_version=self.state.write_version,
             max_seed_events=self.limits.max_seed_events,

@@ -105,6 +105,10 @@ class SequenceSection(Section):
 
     #: Raise it when the job starts without its old state.
     generation: Annotated[int, Field(ge=1, lt=1 << 31)] = 1
+    #: Refuse to start without state in a generation that is not above the recorded ones. To be switched off where
+    #: something else than `flink run -s` restores the state (high availability in application mode runs the job's
+    #: entry point again).
+    check_generation: bool = True
     capacity: Count = 10_000
     as_of_events: Annotated[int, Field(ge=0)] = 4_000
 
@@ -121,6 +125,9 @@ class SnapshotSection(Section):
     every_events: Count = 1_000
     max_age_ms: PositiveMilliseconds = 86_400_000
     jitter: Annotated[float, Field(ge=0, le=1)] = 0.5
+    #: Of a subtask, for age: when the job stood still, all that fell due meanwhile is due at once. It must be more than
+    #: the subtask's users per max_age_ms, or they are covered ever later.
+    max_per_second: Annotated[float, Field(gt=0)] = 200.0
     #: Layout of the packed history (schemas/packing); every reader takes the older ones, too.
     write_version: PackingVersion = PACKING_VERSION
 

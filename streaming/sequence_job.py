@@ -11,9 +11,10 @@ from pyflink.datastream import KeyedStream, StreamExecutionEnvironment
 from pyflink.table import StreamTableEnvironment
 
 from schemas.topics import DEAD_LETTER_TOPICS, EVENTS, SNAPSHOTS, UPDATES
-from streaming.config import SequenceJobConfig
+from streaming.config import ConfigError, SequenceJobConfig
 from streaming.flink.batches import batch_type, in_batches, rows_of_batches
-from streaming.flink.environment import job_environment, parse_arguments
+from streaming.flink.environment import end, job_environment, parse_arguments
+from streaming.flink.generation import check_generation
 from streaming.flink.internals import side_output
 from streaming.flink.sequence_function import SequenceFunction, dead_letter_tag, snapshot_tag
 from streaming.flink.sinks import write
@@ -43,6 +44,11 @@ def main(arguments: list[str]) -> None:
     """The job's entry point."""
     config = parse_arguments(SequenceJobConfig, arguments, "Number behaviour events into sequences.")
     environment = job_environment(config.job)
+    if config.sequence.check_generation:
+        try:
+            check_generation(config.sequence.generation, environment, config.kafka)
+        except ConfigError as error:
+            end(str(error))
     build(environment, config)
     environment.execute(config.job.name)
 

@@ -68,9 +68,10 @@ def parse_arguments(config_type: type[C], arguments: Sequence[str], description:
     try:
         return load_config(config_type, parsed.config, overrides)
     except ConfigError as error:
-        _end(str(error))
+        end(str(error))
 
 
-def _end(message: str) -> NoReturn:
+def end(message: str) -> NoReturn:
+    """Ends the program with one line: what the job was asked for cannot be done."""
     sys.stderr.write(f"{message}\n")
     raise SystemExit(2)

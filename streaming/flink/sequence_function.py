@@ -205,7 +205,7 @@ class SequenceFunction(Shipped, KeyedProcessFunction):  # type: ignore[misc]
         user_id = int(ctx.get_current_key())
         self._states.key_was_set()
         state = self._state_of(user_id)
-        outcome = self._step.on_timer(state, user_id, timestamp)
+        outcome = self._step.on_timer(state, user_id, timestamp, self._clock_ms())
         yield from self._emit(outcome, user_key(user_id), state, ctx)
 
     def _emit(

@@ -18,6 +18,7 @@ from schemas.v1.behaviour_pb2 import BehaviourEvent
 from schemas.v1.sequence_pb2 import SequenceSnapshot
 from streaming.sequence.accept import Accepted, accepted
 from streaming.sequence.jitter import share_of
+from streaming.sequence.pace import Pacer
 from streaming.sequence.seed import ResetNotes, note_erasure, seeded_header, take_seed
 from streaming.sequence.state import Header, UserState, pack_chunk, read_kept
 from streaming.sequence.update import encode_update
@@ -48,6 +49,8 @@ class SequenceSettings:
     chunk_events: int
     #: Of one SEED, all parts together.
     max_seed_events: int = 100_000
+    #: So many snapshots for age a second; no fewer than the users whom one step has, per `snapshot_max_age_ms`.
+    snapshot_max_per_second: float = 1e6
     #: Layouts of `schemas.packing` for new chunks and for snapshots.
     chunk_version: int = PACKING_VERSION
     packing_version: int = PACKING_VERSION
@@ -99,6 +102,7 @@ class SequenceStep:
         self._headers: OrderedDict[int, Header] = OrderedDict()
         #: Those of them that differ from the state, and where they belong.
         self._unwritten: dict[int, tuple[Header, UserState]] = {}
+        self._pacer = Pacer(settings.snapshot_max_per_second)
 
     def on_event(
         self, state: UserState, event: BehaviourEvent, source_partition: int, source_offset: int, now_ms: int
@@ -190,12 +194,17 @@ class SequenceStep:
             timer_ms=timer_ms,
         )
 
-    def on_timer(self, state: UserState, user_id: int, timer_ms: int) -> Outcome:
+    def on_timer(self, state: UserState, user_id: int, timer_ms: int, now_ms: int) -> Outcome:
         """A timer that an earlier outcome asked for has fired.
+
+        Args:
+            timer_ms: when it was to fire.
+            now_ms: processing time, later when the job stood still.
 
         Raises:
             StateError: the state is not what this code wrote.
         """
+        promised_ms = self._pacer.forget(user_id)
         header = self._header(state, user_id)
         if header is None or timer_ms != header.timer_ms:
             return Outcome()
@@ -205,8 +214,11 @@ class SequenceStep:
         if header.deadline_ms > timer_ms:
             header.timer_ms = header.deadline_ms
             outcome = Outcome(timer_ms=header.timer_ms)
+        elif header.deadline_ms and promised_ms is None and (at_ms := self._pacer.time_of(user_id, now_ms)) > now_ms:
+            header.timer_ms = at_ms
+            outcome = Outcome(timer_ms=at_ms)
         elif header.deadline_ms:
-            age_ms = self._uncovered_ms(header, user_id, timer_ms)
+            age_ms = self._uncovered_ms(header, user_id, now_ms)
             outcome = Outcome(snapshot=self._snapshot(state, header, user_id), snapshot_age_ms=age_ms)
         # At once: with the timer gone from the state, a header there that still waits for it would wait for ever.
         self._unwritten.pop(user_id, None)

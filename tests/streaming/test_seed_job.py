@@ -131,6 +131,10 @@ def test_a_job_that_lost_its_state_gets_it_back_from_what_it_wrote(jobs: JobRunn
     figures = json.loads(done.stdout.splitlines()[-1])
     assert (figures["stale"], figures["generation"]) == (0, 2)
 
+    # Its numbers would be given a second time.
+    with pytest.raises(AssertionError, match=r"sequence.generation: 1 is not above 1, which sequences in"):
+        jobs.submit("sequence_job", settings)
+
     # With duplicates of what the lost state remembered.
     last = send(events[580:])
     job = jobs.submit("sequence_job", [*settings, "sequence.generation=2"])

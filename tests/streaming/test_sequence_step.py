@@ -183,7 +183,7 @@ class World:
         while self.timers and min(self.timers) <= until_ms:
             self.now_ms = min(self.timers)
             self.timers.discard(self.now_ms)
-            self.book(self.step.on_timer(self.state, USER, self.now_ms))
+            self.book(self.step.on_timer(self.state, USER, self.now_ms, self.now_ms))
         self.now_ms = until_ms
 
 
@@ -263,10 +263,45 @@ def test_what_is_cached_changes_nothing(rules: SequenceSettings, program: list[t
             event.user_id = user_id
             outcomes.append(step.on_event(states[user_id], event, 0, offset, offset))
             if outcomes[-1].timer_ms is not None:
-                outcomes.append(step.on_timer(states[user_id], user_id, outcomes[-1].timer_ms))
+                outcomes.append(step.on_timer(states[user_id], user_id, outcomes[-1].timer_ms, outcomes[-1].timer_ms))
         step.flush()
         worlds.append((outcomes, {user_id: vars(state) for user_id, state in states.items()}))
     assert worlds[0] == worlds[1]
+
+
+def test_what_fell_due_while_the_job_stood_still_is_covered_little_by_little() -> None:
+    per_second, users = 10, range(1, 51)
+    some = rules(snapshot_max_per_second=per_second)
+    step, states = SequenceStep(some), {user_id: DictState() for user_id in users}
+    timers: dict[int, int] = {}
+    for user_id in users:
+        for number in (0, 1):
+            event = message(Op("event", number, number))
+            event.user_id = user_id
+            outcome = step.on_event(states[user_id], event, 0, number, 0)
+        assert outcome.timer_ms is not None
+        timers[user_id] = outcome.timer_ms
+    # Restored a day later: every timer fires at once, then each when it was told to.
+    step, now_ms, covered_at = SequenceStep(some), 86_400_000, []
+    while timers:
+        for user_id, timer_ms in sorted(timers.items(), key=lambda item: item[1]):
+            if timer_ms > now_ms:
+                break
+            outcome = step.on_timer(states[user_id], user_id, timers.pop(user_id), now_ms)
+            if outcome.snapshot is None:
+                assert outcome.timer_ms is not None
+                assert outcome.timer_ms > now_ms
+                timers[user_id] = outcome.timer_ms
+            else:
+                covered_at.append(now_ms)
+                assert outcome.snapshot_age_ms >= 86_000_000
+        now_ms = min(timers.values(), default=now_ms)
+    assert len(covered_at) == len(users)
+    # A burst of a second's, and then as many in every second, none of them put off twice.
+    assert covered_at.count(86_400_000) == per_second + 1
+    rest = np.array(covered_at[per_second + 1 :])
+    assert np.all(np.diff(rest) >= 1_000 // per_second - 1)
+    assert rest[-1] - 86_400_000 <= 1_000 * len(users) / per_second
 
 
 def test_a_timer_that_fired_is_not_waited_for_after_a_restore() -> None:
@@ -274,7 +309,7 @@ def test_a_timer_that_fired_is_not_waited_for_after_a_restore() -> None:
     feed(world, 2)
     world.step.flush()
     (due_ms,) = {world.step.snapshot_age_ms(USER)}
-    assert world.step.on_timer(world.state, USER, due_ms).snapshot is not None
+    assert world.step.on_timer(world.state, USER, due_ms, due_ms).snapshot is not None
     # No batch has come since: nobody calls flush before the state is saved.
     world.step = SequenceStep(world.rules, 1)
     assert world.step.on_event(world.state, message(Op("event", 2, 0)), 0, 2, 5_000).timer_ms is not None

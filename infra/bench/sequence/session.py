@@ -74,6 +74,8 @@ class Session:
         self._commit_start(group, begin or {})
         command = [str(Path(sys.executable).with_name("flink")), "run", "-d", "-p", "1", str(job)]
         command += ["--bootstrap", self.bootstrap, "--set", f"kafka.group_id={group}"]
+        # Each starts without state.
+        command += ["--set", f"sequence.generation={self.groups}"]
         command += [word for setting in settings for word in ("--set", setting)]
         inherited = os.environ | {"LONGRANK_HOME": str(self.local.home)} | dict(environment or {})
         done = subprocess.run(command, env=inherited, capture_output=True, text=True, timeout=_SUBMIT_TIMEOUT_S)
