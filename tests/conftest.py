@@ -9,11 +9,16 @@ import os
 from collections.abc import Iterator
 
 import pytest
+from hypothesis import settings
 
 from infra.cluster.local import LocalCluster
 from infra.cluster.plan import UpOptions
 from infra.flink_rest import TERMINAL_STATES, FlinkRest
 from infra.topics import recreate_topics
+
+# How long an example takes says more of what else the machine does than of the code.
+settings.register_profile("longrank", deadline=None)
+settings.load_profile("longrank")
 
 #: A home whose cluster is used, brought up if need be, and left running: for working on one test again and again.
 KEEP_VARIABLE = "LONGRANK_TEST_HOME"

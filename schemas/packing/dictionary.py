@@ -22,7 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from schemas.history import EVENT_BYTES, HISTORY_DTYPE, History
-from schemas.packing.columns import join, split, undo_zigzag_deltas, zigzag_deltas
+from schemas.packing.columns import join, split, split_fields, undo_zigzag_deltas, zigzag_deltas
 
 HEAD_BYTES: Final = 0
 _OF_ITEM: Final = ("group_id", "duration_ms")
@@ -47,17 +47,18 @@ def pack(history: History) -> tuple[bytes, bytes]:
     unit = int(np.gcd.reduce(times)) if len(times) else 0
     unit = unit if unit > 1 else 1
     body = [_UNIT.pack(unit), *_column(zigzag_deltas(times // unit))]
+    fields = {name: (bytes([mask]), *planes) for name, (mask, planes) in split_fields(history).items()}
     ids, first_at, places = _dictionary(history["item_id"])
     if len(ids):
         body += [_ENTRIES.pack(len(ids)), *_column(ids), *_column(places)]
     else:
-        body += [_ENTRIES.pack(0), *_column(history["item_id"])]
+        body += [_ENTRIES.pack(0), *fields["item_id"]]
     for name in _OF_ITEM:
         values = history[name]
         by_item = len(ids) > 0 and np.array_equal(values[first_at][places], values)
-        body += [bytes([by_item]), *_column(values[first_at] if by_item else values)]
+        body += [bytes([by_item]), *(_column(values[first_at]) if by_item else fields[name])]
     for name in _OF_EVENT:
-        body += _column(history[name])
+        body += fields[name]
     return b"", b"".join(body)
 
 

@@ -9,7 +9,7 @@ from typing import Final
 import numpy as np
 
 from schemas.history import EVENT_BYTES, HISTORY_DTYPE, History
-from schemas.packing.columns import join, split, undo_zigzag_deltas, zigzag_deltas
+from schemas.packing.columns import join, split, split_fields, undo_zigzag_deltas, zigzag_deltas
 
 _COLUMNS: Final = tuple(str(name) for name in HISTORY_DTYPE.names or ())
 _TIME: Final = "event_time_ms"
@@ -32,9 +32,9 @@ def pack(history: History) -> tuple[bytes, bytes]:
     if len(history) <= _FEW:
         return _pack_few(history.tobytes())
     masks, body = bytearray(), bytearray()
+    fields = split_fields(history) | {_TIME: split(zigzag_deltas(history[_TIME]))}
     for name in _COLUMNS:
-        column = history[name]
-        mask, planes = split(zigzag_deltas(column) if name == _TIME else column)
+        mask, planes = fields[name]
         masks.append(mask)
         body += b"".join(planes)
     return bytes(masks), bytes(body)

@@ -14,16 +14,17 @@ from schemas.acceptance import (
     check_version,
     parse,
 )
-from schemas.history import HAS_GROUP, decode_event, encode_event
+from schemas.history import HAS_GROUP, History, decode_event, encode_event
 from schemas.limits import Limits
+from schemas.packing import unpack_history
 from schemas.reasons import Reason, Rejected
 from schemas.v1.behaviour_pb2 import BehaviourEvent, RequestRef
 from streaming.sequence.accept_seed import check_seed
 from streaming.sequence.state import EVENT_ID_BYTES, NO_EVENT_ID
 
-#: An event with what every reader of it needs: user_id, event_id, event_time_ms, and of an interaction its canonical
-#: encoding (`schemas.history`). Each look into a message costs as much as a function call.
-Accepted: TypeAlias = tuple[BehaviourEvent, int, bytes, int, bytes | None]
+#: An event with what every reader of it needs: user_id, event_id, event_time_ms; and an interaction's canonical
+#: encoding (`schemas.history`), or a seed's rows. Each look into a message costs as much as a function call.
+Accepted: TypeAlias = tuple[BehaviourEvent, int, bytes, int, bytes | History | None]
 
 
 def accept_event(
@@ -42,8 +43,12 @@ def accept_event(
 
 def accepted(event: BehaviourEvent) -> Accepted:
     """What `accept` returns of an event that it has returned before."""
-    encoded = encode_event(event.event_time_ms, event.interaction) if event.HasField("interaction") else None
-    return event, event.user_id, event.event_id, event.event_time_ms, encoded
+    content: bytes | History | None = None
+    if event.HasField("interaction"):
+        content = encode_event(event.event_time_ms, event.interaction)
+    elif event.HasField("seed"):
+        content = unpack_history(event.seed.packed)
+    return event, event.user_id, event.event_id, event.event_time_ms, content
 
 
 def accept(
@@ -65,19 +70,20 @@ def accept(
         )
     if event.HasField("request"):
         _check_request(event.request, limits)
-    event_time_ms, encoded = event.event_time_ms, None
+    event_time_ms = event.event_time_ms
+    content: bytes | History | None = None
     if event.HasField("interaction"):
-        encoded = encode_event(event_time_ms, event.interaction)
-        _check_codes_and_ids(encoded, limits)
+        content = encode_event(event_time_ms, event.interaction)
+        _check_codes_and_ids(content, limits)
     elif event.HasField("seed"):
-        check_seed(event.seed, record_timestamp_ms, limits)
+        content = check_seed(event.seed, record_timestamp_ms, limits)
     elif not event.HasField("erase"):
         raise Rejected(Reason.UNKNOWN_KIND, "the event is neither an interaction, an erase nor a seed")
     if not limits.min_time_ms <= event_time_ms <= limits.max_time_ms:
         check_time("event_time_ms", event_time_ms, limits)
     if not -limits.max_lateness_ms <= event_time_ms - record_timestamp_ms <= limits.max_earliness_ms:
         check_skew("event_time_ms", event_time_ms, record_timestamp_ms, limits)
-    return event, user_id, event_id, event_time_ms, encoded
+    return event, user_id, event_id, event_time_ms, content
 
 
 def _check_request(request: RequestRef, limits: Limits) -> None:

@@ -23,8 +23,8 @@ _OPTIONAL: Final = (
 _ALL_FIELDS: Final = HAS_WATCH | HAS_DURATION | HAS_SURFACE | HAS_GROUP
 
 
-def check_seed(seed: Seed, record_timestamp_ms: int, limits: Limits) -> None:
-    """What one record of a seed must satisfy.
+def check_seed(seed: Seed, record_timestamp_ms: int, limits: Limits) -> History:
+    """The events of one record of a seed, which satisfies what it must.
 
     Raises:
         Rejected: malformed_seed, or what its first bad event would be refused for.
@@ -47,10 +47,18 @@ def check_seed(seed: Seed, record_timestamp_ms: int, limits: Limits) -> None:
         raise Rejected(Reason.MALFORMED_SEED, str(error)) from error
     if not 1 <= len(rows) <= limits.max_seed_events:
         raise Rejected(Reason.MALFORMED_SEED, f"{len(rows)} events; a seed has 1 .. {limits.max_seed_events}")
-    _check_rows(rows, record_timestamp_ms, limits)
+    check_rows(rows, record_timestamp_ms, limits)
+    return rows
 
 
-def _check_rows(rows: History, record_timestamp_ms: int, limits: Limits) -> None:
+def check_rows(rows: History, record_timestamp_ms: int, limits: Limits) -> None:
+    """The rules of single events.
+
+    Raises:
+        Rejected: what the first bad event would be refused for.
+    """
+    if _plainly_good(rows, record_timestamp_ms, limits):
+        return
     fields = rows["fields"]
     _refuse(fields > _ALL_FIELDS, fields, Reason.MALFORMED_SEED, "fields")
     for name, bit in _OPTIONAL:
@@ -66,6 +74,23 @@ def _check_rows(rows: History, record_timestamp_ms: int, limits: Limits) -> None
     _refuse(outside, times, Reason.TIME_OUT_OF_RANGE, "event_time_ms")
     # Any age is allowed; that is what a seed is for.
     _refuse(times > record_timestamp_ms + limits.max_earliness_ms, times, Reason.SKEW, "event_time_ms")
+
+
+def _plainly_good(rows: History, record_timestamp_ms: int, limits: Limits) -> bool:
+    """Whether a few looks at the extremes are enough: the same fields are there in all events, and nothing is bad."""
+    fields = int(rows["fields"][0])
+    if fields > _ALL_FIELDS or not (rows["fields"] == fields).all():
+        return False
+    if any(not fields & bit and rows[name].any() for name, bit in _OPTIONAL):
+        return False
+    ids = [rows["item_id"], *([rows["group_id"]] if fields & HAS_GROUP else [])]
+    if any(each.min() < 1 or each.max() > limits.max_id for each in ids):
+        return False
+    if any(rows[name].max() > limits.max_code for name in ("action", "surface")):
+        return False
+    times = rows["event_time_ms"]
+    latest = min(limits.max_time_ms, record_timestamp_ms + limits.max_earliness_ms)
+    return bool(times.min() >= limits.min_time_ms and times.max() <= latest)
 
 
 def _refuse(bad: NDArray[np.bool_], values: NDArray[Any], reason: Reason, name: str) -> None:

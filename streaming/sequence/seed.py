@@ -23,6 +23,7 @@ from streaming.sequence.state import (
     EVENT_ID_BYTES,
     NO_EVENT_ID,
     Header,
+    Kept,
     StateError,
     UserState,
     pack_chunk,
@@ -97,8 +98,10 @@ def note_erasure(state: UserState, epoch: int) -> None:
     notes.write(state)
 
 
-def take_seed(state: UserState, header: Header, event: BehaviourEvent, max_events: int) -> list[History] | None:
-    """One record of a seed against the user's state.
+def take_seed(
+    state: UserState, header: Header, event: BehaviourEvent, rows: History, max_events: int
+) -> list[History] | None:
+    """One record of a seed, with its events, against the user's state.
 
     Returns:
         the parts' events once all are here, [] when more are due, None when the record came before.
@@ -126,7 +129,6 @@ def take_seed(state: UserState, header: Header, event: BehaviourEvent, max_event
             Reason.SEED_OUT_OF_ORDER,
             f"part {seed.part} of {seed.parts} of seed {event.event_id.hex()} where {due} is due",
         )
-    rows = unpack_history(seed.packed)
     events = len(rows) + (0 if begins else notes.events)
     if events > max_events or len(seed.event_ids) > events * EVENT_ID_BYTES:
         raise Rejected(
@@ -180,13 +182,13 @@ def seeded_header(
     window_events: int,
     chunk_events: int,
     chunk_version: int,
-) -> Header:
-    """The state rewritten with the seed in front: numbered from 1 in the user's next epoch.
+) -> tuple[Header, Kept]:
+    """The state rewritten with the seed in front: numbered from 1 in the user's next epoch. And what it keeps.
 
     Raises:
         StateError: what was there cannot be read.
     """
-    _, _, kept = read_kept(state, header, kept_events)
+    kept = read_kept(state, header, kept_events).events
     keep, ids = _join_ids(header, kept, sum(map(len, seeded)), seeded_ids, window_events)
     rows = np.concatenate([*seeded, kept[keep]])
     for number in range(header.first_chunk, header.seq_no // header.chunk_events):
@@ -206,4 +208,5 @@ def seeded_header(
     fresh.seq_no, fresh.digest = len(rows), digests[-1]
     fresh.tail, fresh.tail_digest = bytearray(encoded[tail_at * row_bytes :]), digests[tail_at]
     fresh.max_event_time_ms = int(rows["event_time_ms"].max())
-    return fresh
+    first_seq_no = fresh.first_kept(kept_events)
+    return fresh, Kept(first_seq_no, digests[first_seq_no - 1], rows[first_seq_no - 1 :])

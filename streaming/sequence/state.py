@@ -12,7 +12,7 @@ from __future__ import annotations
 import struct
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Final, Protocol
+from typing import Final, NamedTuple, Protocol
 
 import numpy as np
 
@@ -275,8 +275,16 @@ def _unpack_chunks(numbers: range, packed: list[bytes]) -> History:
         raise
 
 
-def read_kept(state: UserState, header: Header, kept_events: int) -> tuple[int, int, History]:
-    """(first_seq_no, digest before it, events first_seq_no .. seq_no) of the newest `kept_events`.
+class Kept(NamedTuple):
+    """The newest events that a user's state keeps: first_seq_no, the digest before it, and they, to the last one."""
+
+    first_seq_no: int
+    base_digest: int
+    events: History
+
+
+def read_kept(state: UserState, header: Header, kept_events: int) -> Kept:
+    """The newest `kept_events`, or as many of them as there are.
 
     Raises:
         StateError: a chunk is missing, of another layout or damaged.
@@ -289,4 +297,4 @@ def read_kept(state: UserState, header: Header, kept_events: int) -> tuple[int, 
     events = np.concatenate([full, decode_events(bytes(header.tail))])
     skipped = first_seq_no - 1 - numbers.start * per_chunk
     base_digest = extend_digest_over(chunks[0][0] if chunks else header.tail_digest, events[:skipped].tobytes())
-    return first_seq_no, base_digest, events[skipped:]
+    return Kept(first_seq_no, base_digest, events[skipped:])

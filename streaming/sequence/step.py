@@ -13,6 +13,7 @@ from typing import Final, NamedTuple
 
 from schemas import SCHEMA_VERSION
 from schemas.digest import DIGEST_VERSION, extend_digest, generation_of, make_epoch, resets_of
+from schemas.history import History
 from schemas.packing import PACKING_VERSION, pack_history
 from schemas.v1.behaviour_pb2 import BehaviourEvent
 from schemas.v1.sequence_pb2 import SequenceSnapshot
@@ -20,7 +21,7 @@ from streaming.sequence.accept import Accepted, accepted
 from streaming.sequence.jitter import share_of
 from streaming.sequence.pace import Pacer
 from streaming.sequence.seed import ResetNotes, note_erasure, seeded_header, take_seed
-from streaming.sequence.state import Header, UserState, pack_chunk, read_kept
+from streaming.sequence.state import Header, Kept, UserState, pack_chunk, read_kept
 from streaming.sequence.update import encode_update
 
 #: So few that it costs a full batch little; more than a batch's users where batches are small.
@@ -124,7 +125,7 @@ class SequenceStep:
         self, state: UserState, event: Accepted, source_partition: int, source_offset: int, now_ms: int
     ) -> Outcome | bytes:
         """`on_event` for those in a hurry: where there is an update and nothing else, its bytes alone."""
-        message, user_id, event_id, event_time_ms, encoded = event
+        message, user_id, event_id, event_time_ms, content = event
         header = self._headers.get(user_id)
         if header is not None:
             self._headers.move_to_end(user_id)
@@ -133,24 +134,24 @@ class SequenceStep:
             if header is None:
                 header = Header.open(user_id, make_epoch(self._settings.generation, 0), self._settings.chunk_events)
         # A seed's id is remembered apart: for ever, and not once for each of its parts.
-        if encoded is None and message.HasField("seed"):
-            return self._seed(state, header, message)
+        if content is not None and not isinstance(content, bytes):
+            return self._seed(state, header, message, content)
         if header.remembers(event_id):
             return Outcome(duplicate=True)
-        if encoded is None:
+        if content is None:
             return self._erase(state, header, message)
 
         # The way of nearly every record: written out, for it is most of what the job costs.
         rules = self._settings
         prev_digest = header.digest
-        header.digest = digest = extend_digest(prev_digest, encoded)
+        header.digest = digest = extend_digest(prev_digest, content)
         header.seq_no = seq_no = header.seq_no + 1
         header.remember(state, event_id, rules.dedupe_window_events)
         late_ms = header.max_event_time_ms - event_time_ms
         if late_ms <= 0:
             header.max_event_time_ms = event_time_ms
 
-        header.tail += encoded
+        header.tail += content
         if seq_no % header.chunk_events == 0:
             number = seq_no // header.chunk_events - 1
             state.put_chunk(number, pack_chunk(header.tail_digest, bytes(header.tail), rules.chunk_version))
@@ -288,14 +289,14 @@ class SequenceStep:
         held_events = header.seq_no - header.first_chunk * header.chunk_events
         return Outcome(erased=True, evicted_chunks=len(held), evicted_events=held_events, snapshot=snapshot)
 
-    def _seed(self, state: UserState, header: Header, event: BehaviourEvent) -> Outcome:
+    def _seed(self, state: UserState, header: Header, event: BehaviourEvent, rows: History) -> Outcome:
         rules = self._settings
-        seeded = take_seed(state, header, event, rules.max_seed_events)
+        seeded = take_seed(state, header, event, rows, rules.max_seed_events)
         if seeded is None:
             return Outcome(duplicate=True)
         if not seeded:
             return Outcome(seed_part=True)
-        fresh = seeded_header(
+        fresh, kept = seeded_header(
             state,
             header,
             event.user_id,
@@ -306,14 +307,14 @@ class SequenceStep:
             chunk_events=rules.chunk_events,
             chunk_version=rules.chunk_version,
         )
-        snapshot = self._snapshot(state, fresh, event.user_id)
+        snapshot = self._snapshot(state, fresh, event.user_id, kept)
         header.drop_ids(state)
         self._put(state, event.user_id, fresh)
         return Outcome(seeded=True, snapshot=snapshot)
 
-    def _snapshot(self, state: UserState, header: Header, user_id: int) -> SequenceSnapshot:
+    def _snapshot(self, state: UserState, header: Header, user_id: int, kept: Kept | None = None) -> SequenceSnapshot:
         header.covered_seq_no, header.deadline_ms = header.seq_no, 0
-        first_seq_no, base_digest, events = read_kept(state, header, self._settings.kept_events)
+        first_seq_no, base_digest, events = kept or read_kept(state, header, self._settings.kept_events)
         return SequenceSnapshot(
             schema_version=SCHEMA_VERSION,
             user_id=user_id,
