@@ -64,10 +64,11 @@ def extend_digest_over(digest: int, encoded_events: bytes) -> int:
 
 def chain_digests(digest: int, encoded_events: bytes) -> list[int]:
     """The digest before, and after each of, the concatenated events: n + 1 values for n events."""
-    link, digests = digest.to_bytes(8, "little"), [digest]
+    link = digest.to_bytes(8, "little")
+    links, copy = [link], _CHAIN.copy
     for start in range(0, len(encoded_events), EVENT_BYTES):
-        chained = _CHAIN.copy()
+        chained = copy()
         chained.update(link + encoded_events[start : start + EVENT_BYTES])
         link = chained.digest()
-        digests.append(int.from_bytes(link, "little"))
-    return digests
+        links.append(link)
+    return list(struct.unpack(f"<{len(links)}Q", b"".join(links)))

@@ -6,6 +6,7 @@ import json
 import os
 import time
 from pathlib import Path
+from typing import Final
 
 import click
 from rich.console import Console
@@ -18,6 +19,9 @@ from infra.seed.run import Seeding, seed
 from infra.seed.work import Plan, WorkDirectory
 from streaming.config import SequenceJobConfig, load_config
 
+#: About 100 MB in memory. The source is read once for each shard.
+_EVENTS_PER_SHARD: Final = 500_000
+
 
 @click.command("seed")
 @click.argument("parquet", type=click.Path(exists=True, path_type=Path))
@@ -27,7 +31,7 @@ from streaming.config import SequenceJobConfig, load_config
     "--processes", type=click.IntRange(1), default=os.cpu_count() or 1, show_default=True, help="For packing."
 )
 @click.option(
-    "--shards", type=click.IntRange(1), default=16, show_default=True, help="Of users; one is held in memory."
+    "--shards", type=click.IntRange(1), help="Of users; a process holds one in memory [one for each 500,000 events]."
 )
 @click.option("--id-offset", default=0, show_default=True, help="Added to user, item and group ids; ours begin with 1.")
 @click.option(
@@ -44,7 +48,7 @@ def command(
     work: Path | None,
     bootstrap: str | None,
     processes: int,
-    shards: int,
+    shards: int | None,
     id_offset: int,
     job_config: Path | None,
     timestamp_ms: int | None,
@@ -57,15 +61,15 @@ def command(
     interruption: it goes on where it was, and a history that was published twice is applied once.
     """
     config = load_config(SequenceJobConfig, job_config)
+    events = SeedSource(parquet).check()
     plan = Plan.of(
         parquet,
-        shards=shards,
+        shards=shards or -(-events // _EVENTS_PER_SHARD) or 1,
         id_offset=id_offset,
         max_events=config.limits.max_seed_events,
         window_events=config.dedupe.window_events,
         now_ms=timestamp_ms if timestamp_ms is not None else time.time_ns() // 1_000_000,
     )
-    events = SeedSource(parquet).check()
     directory = WorkDirectory(work or parquet.with_name(f"{parquet.name}.seed"), plan)
     with progress_bars() as progress:
         done = seed(

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from schemas.digest import chain_digests, generation_of, make_epoch, origin_digest, resets_of
-from schemas.history import History
+from schemas.history import History, empty_history
 from schemas.packing import unpack_history
 from schemas.reasons import Reason, Rejected
 from schemas.v1.behaviour_pb2 import BehaviourEvent
@@ -188,9 +188,9 @@ def seeded_header(
     Raises:
         StateError: what was there cannot be read.
     """
-    kept = read_kept(state, header, kept_events).events
-    keep, ids = _join_ids(header, kept, sum(map(len, seeded)), seeded_ids, window_events)
-    rows = np.concatenate([*seeded, kept[keep]])
+    older = read_kept(state, header, kept_events).events if header.seq_no else empty_history()
+    keep, ids = _join_ids(header, older, sum(map(len, seeded)), seeded_ids, window_events)
+    rows = np.concatenate([*seeded, older[keep]]) if len(older) or len(seeded) > 1 else seeded[0]
     for number in range(header.first_chunk, header.seq_no // header.chunk_events):
         state.remove_chunk(number)
     epoch = make_epoch(generation_of(header.epoch), resets_of(header.epoch) + 1)

@@ -307,12 +307,21 @@ class SequenceStep:
             chunk_events=rules.chunk_events,
             chunk_version=rules.chunk_version,
         )
-        snapshot = self._snapshot(state, fresh, event.user_id, kept)
+        # What the record brought is all that there is: then it is packed already.
+        whole = len(seeded) == 1 and len(kept.events) == len(rows) and event.seed.packed[0] == rules.packing_version
+        snapshot = self._snapshot(state, fresh, event.user_id, kept, event.seed.packed if whole else None)
         header.drop_ids(state)
         self._put(state, event.user_id, fresh)
         return Outcome(seeded=True, snapshot=snapshot)
 
-    def _snapshot(self, state: UserState, header: Header, user_id: int, kept: Kept | None = None) -> SequenceSnapshot:
+    def _snapshot(
+        self,
+        state: UserState,
+        header: Header,
+        user_id: int,
+        kept: Kept | None = None,
+        packed: bytes | None = None,
+    ) -> SequenceSnapshot:
         header.covered_seq_no, header.deadline_ms = header.seq_no, 0
         first_seq_no, base_digest, events = kept or read_kept(state, header, self._settings.kept_events)
         return SequenceSnapshot(
@@ -324,7 +333,7 @@ class SequenceStep:
             digest_version=DIGEST_VERSION,
             base_digest=base_digest,
             digest=header.digest,
-            packed=pack_history(events, self._settings.packing_version),
+            packed=packed or pack_history(events, self._settings.packing_version),
             # Who was never reset has no notes to read.
             erased_below=ResetNotes.read(state).erased_below if resets_of(header.epoch) else 0,
         )

@@ -207,6 +207,8 @@ def test_well_formed_seeds_pass_unchanged() -> None:
         (seed(seed_rows(0)), Reason.MALFORMED_SEED),
         (seed(seed_rows(LIMITS.max_seed_events + 1)), Reason.MALFORMED_SEED),
         (seed(seed_rows(fields=16)), Reason.MALFORMED_SEED),
+        (seed(np.array([(LIMITS.min_time_ms, 7, 0, 0, 0, 0, 0, 16)], HISTORY_DTYPE)), Reason.MALFORMED_SEED),
+        (seed(np.array([(LIMITS.min_time_ms, 7, 0, 0, 0, 0, 0, 8)], HISTORY_DTYPE)), Reason.ID_OUT_OF_RANGE),
         (seed(seed_rows(watch_ms=1)), Reason.MALFORMED_SEED),
         (seed(seed_rows(group_id=1)), Reason.MALFORMED_SEED),
         (seed(seed_rows(item_id=0)), Reason.ID_OUT_OF_RANGE),
