@@ -158,7 +158,7 @@ class SequenceFunction(Shipped, KeyedProcessFunction):  # type: ignore[misc]
         """Flink's hook: one batch; an empty one comes before the state is saved."""
         self._states.key_was_set()
         if not value:
-            self._step.flush()
+            self._step.headers.flush()
             return
         started_ns = time.perf_counter_ns()
         now_ms = self._clock_ms()
@@ -188,7 +188,7 @@ class SequenceFunction(Shipped, KeyedProcessFunction):  # type: ignore[misc]
         if rows:
             self._metrics.add("accepted", len(rows))
             yield join_rows(rows)
-        self._step.write_some()
+        self._step.headers.write_some()
         self._metrics.observe("processing_us", (time.perf_counter_ns() - started_ns) // (1_000 * records))
 
     def _refuse(self, refused: Rejected, record: BatchedRecord) -> tuple[OutputTag, OutputRow]:

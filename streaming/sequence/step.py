@@ -6,10 +6,8 @@ snapshot repeats what the updates already said.
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from dataclasses import dataclass
-from itertools import islice
-from typing import Final, NamedTuple
+from typing import NamedTuple
 
 from schemas import SCHEMA_VERSION
 from schemas.digest import DIGEST_VERSION, extend_digest, generation_of, make_epoch, resets_of
@@ -18,14 +16,12 @@ from schemas.packing import PACKING_VERSION, pack_history
 from schemas.v1.behaviour_pb2 import BehaviourEvent
 from schemas.v1.sequence_pb2 import SequenceSnapshot
 from streaming.sequence.accept import Accepted, accepted
+from streaming.sequence.headers import Headers
 from streaming.sequence.jitter import share_of
 from streaming.sequence.pace import Pacer
 from streaming.sequence.seed import ResetNotes, note_erasure, seeded_header, take_seed
 from streaming.sequence.state import Header, Kept, UserState, pack_chunk, read_kept
 from streaming.sequence.update import encode_update
-
-#: So few that it costs a full batch little; more than a batch's users where batches are small.
-_WRITTEN_TOGETHER: Final = 32
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,18 +87,15 @@ class SequenceStep:
     """The transitions, under one set of rules.
 
     Args:
-        cached_users: so many users' headers are kept decoded, those who acted last, and are written when `flush` is
-            called or others push them out; with 0, after every step. What a chunk holds is always written at once. All
-            steps over a user's state must be this object's while it lives, as a key is one subtask's.
+        cached_users: so many users' headers are kept decoded and written later, see `Headers`; with 0, they are
+            written after every step. What a chunk holds is always written at once. All steps over a user's state must
+            be this object's while it lives, as a key is one subtask's.
     """
 
     def __init__(self, settings: SequenceSettings, cached_users: int = 0) -> None:
         self._settings = settings
         self._kept_events = settings.kept_events
-        self._cached_users = cached_users
-        self._headers: OrderedDict[int, Header] = OrderedDict()
-        #: Those of them that differ from the state, and where they belong.
-        self._unwritten: dict[int, tuple[Header, UserState]] = {}
+        self.headers = Headers(cached_users, settings.dedupe_window_events)
         self._pacer = Pacer(settings.snapshot_max_per_second)
 
     def on_event(
@@ -126,13 +119,9 @@ class SequenceStep:
     ) -> Outcome | bytes:
         """`on_event` for those in a hurry: where there is an update and nothing else, its bytes alone."""
         message, user_id, event_id, event_time_ms, content = event
-        header = self._headers.get(user_id)
-        if header is not None:
-            self._headers.move_to_end(user_id)
-        else:
-            header = Header.load(state, self._settings.dedupe_window_events)
-            if header is None:
-                header = Header.open(user_id, make_epoch(self._settings.generation, 0), self._settings.chunk_events)
+        header = self.headers.load(state, user_id)
+        if header is None:
+            header = Header.open(user_id, make_epoch(self._settings.generation, 0), self._settings.chunk_events)
         # A seed's id is remembered apart: for ever, and not once for each of its parts.
         if content is not None and not isinstance(content, bytes):
             return self._seed(state, header, message, content)
@@ -171,7 +160,7 @@ class SequenceStep:
             if not 0 < header.timer_ms <= header.deadline_ms:
                 timer_ms = header.timer_ms = header.deadline_ms
 
-        self._put(state, user_id, header)
+        self.headers.put(state, user_id, header)
         update = encode_update(
             header.update_head or header.make_update_head(user_id),
             seq_no,
@@ -206,7 +195,7 @@ class SequenceStep:
             StateError: the state is not what this code wrote.
         """
         promised_ms = self._pacer.forget(user_id)
-        header = self._header(state, user_id)
+        header = self.headers.load(state, user_id)
         if header is None or timer_ms != header.timer_ms:
             return Outcome()
         # One timer per user: it is not moved when a counted snapshot comes first, but looks here whether it is time.
@@ -222,47 +211,13 @@ class SequenceStep:
             age_ms = self._uncovered_ms(header, user_id, now_ms)
             outcome = Outcome(snapshot=self._snapshot(state, header, user_id), snapshot_age_ms=age_ms)
         # At once: with the timer gone from the state, a header there that still waits for it would wait for ever.
-        self._unwritten.pop(user_id, None)
-        header.unwritten = False
-        state.put_header(header.pack())
+        self.headers.put_at_once(state, user_id, header)
         return outcome
 
     def header_bytes(self, state: UserState, user_id: int) -> int:
         """What the user's header takes in the state, chunks not included; 0 for a user never seen."""
-        header = self._header(state, user_id)
+        header = self.headers.load(state, user_id)
         return 0 if header is None else header.packed_bytes
-
-    def flush(self) -> None:
-        """Writes every header that is not written yet: before the state is saved, and before anyone else reads it."""
-        for header, state in self._unwritten.values():
-            header.unwritten = False
-            state.put_header(header.pack())
-        self._unwritten.clear()
-
-    def write_some(self) -> None:
-        """Writes the headers that have waited longest: called now and then, it leaves less for `flush` to stop for."""
-        for user_id in list(islice(self._unwritten, _WRITTEN_TOGETHER)):
-            header, state = self._unwritten.pop(user_id)
-            header.unwritten = False
-            state.put_header(header.pack())
-
-    def _header(self, state: UserState, user_id: int) -> Header | None:
-        return self._headers.get(user_id) or Header.load(state, self._settings.dedupe_window_events)
-
-    def _put(self, state: UserState, user_id: int, header: Header) -> None:
-        if header.unwritten:
-            return
-        if not self._cached_users:
-            state.put_header(header.pack())
-            return
-        header.unwritten = True
-        self._headers[user_id] = header
-        self._unwritten[user_id] = header, state
-        if len(self._headers) > self._cached_users:
-            oldest, _ = self._headers.popitem(last=False)
-            forgotten = self._unwritten.pop(oldest, None)
-            if forgotten is not None:
-                forgotten[1].put_header(forgotten[0].pack())
 
     def _evict(self, state: UserState, header: Header) -> int:
         """Removes the chunks that lie wholly before the kept events: at most one per append, unless the rules
@@ -285,7 +240,7 @@ class SequenceStep:
         fresh = Header.open(event.user_id, epoch, self._settings.chunk_events, event.event_id, header.timer_ms)
         snapshot = self._snapshot(state, fresh, event.user_id)
         snapshot.erased = True
-        self._put(state, event.user_id, fresh)
+        self.headers.put(state, event.user_id, fresh)
         held_events = header.seq_no - header.first_chunk * header.chunk_events
         return Outcome(erased=True, evicted_chunks=len(held), evicted_events=held_events, snapshot=snapshot)
 
@@ -311,7 +266,7 @@ class SequenceStep:
         whole = len(seeded) == 1 and len(kept.events) == len(rows) and event.seed.packed[0] == rules.packing_version
         snapshot = self._snapshot(state, fresh, event.user_id, kept, event.seed.packed if whole else None)
         header.drop_ids(state)
-        self._put(state, event.user_id, fresh)
+        self.headers.put(state, event.user_id, fresh)
         return Outcome(seeded=True, snapshot=snapshot)
 
     def _snapshot(

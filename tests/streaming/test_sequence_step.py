@@ -209,7 +209,7 @@ def test_step_equals_oracle(rules: SequenceSettings, program: list[Op], cached_u
     saved = copy.deepcopy(world)
     for offset, op in enumerate(program):
         if op.kind == "copy":
-            world.step.flush()
+            world.step.headers.flush()
             saved = copy.deepcopy(world)
         elif op.kind == "restore":
             world = copy.deepcopy(saved)
@@ -264,7 +264,7 @@ def test_what_is_cached_changes_nothing(rules: SequenceSettings, program: list[t
             outcomes.append(step.on_event(states[user_id], event, 0, offset, offset))
             if outcomes[-1].timer_ms is not None:
                 outcomes.append(step.on_timer(states[user_id], user_id, outcomes[-1].timer_ms, outcomes[-1].timer_ms))
-        step.flush()
+        step.headers.flush()
         worlds.append((outcomes, {user_id: vars(state) for user_id, state in states.items()}))
     assert worlds[0] == worlds[1]
 
@@ -307,7 +307,7 @@ def test_what_fell_due_while_the_job_stood_still_is_covered_little_by_little() -
 def test_a_timer_that_fired_is_not_waited_for_after_a_restore() -> None:
     world = World(rules(), cached_users=1)
     feed(world, 2)
-    world.step.flush()
+    world.step.headers.flush()
     (due_ms,) = {world.step.snapshot_age_ms(USER)}
     assert world.step.on_timer(world.state, USER, due_ms, due_ms).snapshot is not None
     # No batch has come since: nobody calls flush before the state is saved.

@@ -29,7 +29,7 @@ class TimedStep(SequenceStep):
         started = time.perf_counter_ns()
         outcome = super().take(state, event, source_partition, source_offset, now_ms)
         took = time.perf_counter_ns() - started
-        header = self._header(state, event[1])
+        header = self.headers.load(state, event[1])
         assert header is not None  # It has just been written.
         self.taken.extend((event[1], header.seq_no, took - sum(self.snapshots[snapshots + 2 :: 3])))
         return outcome
