@@ -44,6 +44,7 @@ class JobConfig(Section):
     job: JobSection
     kafka: KafkaSection
     watermark: WatermarkSection = WatermarkSection()
+    batch: BatchSection = BatchSection()
     limits: LimitsSection = LimitsSection()
 
     def record_limits(self) -> Limits:
@@ -68,7 +69,6 @@ class SequenceJobConfig(JobConfig):
 
     job: SequenceJobSection = SequenceJobSection()
     kafka: SequenceKafkaSection = SequenceKafkaSection()
-    batch: BatchSection = BatchSection()
     sequence: SequenceSection = SequenceSection()
     dedupe: DedupeSection = DedupeSection()
     snapshot: SnapshotSection = SnapshotSection()

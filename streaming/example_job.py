@@ -13,6 +13,7 @@ from pyflink.table import StreamTableEnvironment
 
 from schemas.topics import DEAD_LETTER_TOPICS, EXAMPLES, IMPRESSIONS, RESPONSES
 from streaming.config import ExampleJobConfig
+from streaming.flink.batches import in_batches
 from streaming.flink.environment import job_environment, parse_arguments
 from streaming.flink.example_function import TOPICS, ExampleFunction, dead_letter_tag
 from streaming.flink.internals import side_output
@@ -26,7 +27,8 @@ def build(environment: StreamExecutionEnvironment, config: ExampleJobConfig) -> 
     tables = StreamTableEnvironment.create(environment)
     records = keyed_records(tables, TOPICS, config.kafka, config.watermark)
     examples = (
-        records.process(ExampleFunction(config.settings(), config.record_limits()), output_type())
+        in_batches(records, config.batch, "batches")
+        .process(ExampleFunction(config.settings(), config.record_limits()), output_type())
         .name("examples")
         .uid("examples")
     )

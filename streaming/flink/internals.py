@@ -7,6 +7,7 @@ one of them no longer holds.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from typing import Any
 
 from pyflink.common.typeinfo import TypeInformation, Types
@@ -86,23 +87,33 @@ class KeySwitch:
     """Sets the key to which states and timers of a process function belong, in thread mode.
 
     An element brings its own key; this is for the others of a batch. They must be keys of the same subtask.
+
+    Args:
+        remembered: keys of which Flink's own form is kept; to make one costs more than to set it.
     """
 
-    def __init__(self, context: RuntimeContext) -> None:
+    def __init__(self, context: RuntimeContext, remembered: int) -> None:
         from pemja import findClass  # only where Java runs Python
 
         self._row_class: Any = findClass("org.apache.flink.types.Row")
         self._backend: Any = context.get_keyed_state_backend()._keyed_state_backend
+        self._row_of = lru_cache(maxsize=remembered)(self._row)
+        self._current: int | None = None
 
-    def key(self, key: int) -> Any:
-        """What `switch` takes, to be kept for a key that comes often."""
+    def enter(self, key: int) -> None:
+        """From now on states and timers are this key's."""
+        if self._current != key:
+            self._backend.setCurrentKey(self._row_of(key))
+            self._current = key
+
+    def key_was_set(self) -> None:
+        """Flink has set the key of an element or of a timer: to be called whenever it calls the function."""
+        self._current = None
+
+    def _row(self, key: int) -> Any:
         row = self._row_class(1)
         row.setField(0, key)
         return row
-
-    def switch(self, key: Any) -> None:
-        """From now on states and timers are this key's."""
-        self._backend.setCurrentKey(key)
 
 
 def side_output(stream: DataStream, tag: OutputTag) -> DataStream:

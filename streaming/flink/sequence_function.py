@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Iterator
-from functools import lru_cache
-from typing import Any, Final
+from functools import lru_cache, partial
+from typing import Final
 
 from pyflink.common.typeinfo import Types
 from pyflink.datastream import KeyedProcessFunction, OutputTag, RuntimeContext
@@ -41,9 +41,13 @@ def dead_letter_tag() -> OutputTag:
 
 
 class FlinkUserStates:
-    """The states of all users of a subtask. Flink has one current key; each access makes its user's the current one."""
+    """The states of all users of a subtask. Flink has one current key; each access makes its user's the current one.
 
-    def __init__(self, context: RuntimeContext) -> None:
+    Args:
+        keys: whose states they are.
+    """
+
+    def __init__(self, context: RuntimeContext, keys: KeySwitch) -> None:
         # Bytes in state are declared pickled: PRIMITIVE_ARRAY(BYTE) does not survive thread mode.
         self.header: ValueState = context.get_state(ValueStateDescriptor("header", Types.PICKLED_BYTE_ARRAY()))
         self.chunks: MapState = context.get_map_state(
@@ -52,42 +56,23 @@ class FlinkUserStates:
         self.ids: MapState = context.get_map_state(
             MapStateDescriptor("event-ids", Types.LONG(), Types.PICKLED_BYTE_ARRAY())
         )
-        self._switch = KeySwitch(context)
-        self._current: FlinkUserState | None = None
-
-    def of(self, user_id: int) -> FlinkUserState:
-        """A user's state; nothing is read yet."""
-        return FlinkUserState(self, user_id)
-
-    def key_was_set(self) -> None:
-        """Flink has set the key of an element or a timer."""
-        self._current = None
-
-    def switch(self, state: FlinkUserState) -> None:
-        """From now on Flink's state and timers are those of `state`'s user."""
-        if self._current is not state:
-            self._current = state
-            if state.key is None:
-                state.key = self._switch.key(state.user_id)
-            self._switch.switch(state.key)
+        self.keys = keys
 
 
 class FlinkUserState:
-    """`UserState` over Flink's state."""
+    """`UserState` over Flink's state; nothing is read before it is asked for."""
 
-    __slots__ = ("_states", "chunk_bytes", "key", "user_id")
+    __slots__ = ("_states", "chunk_bytes", "user_id")
 
     def __init__(self, states: FlinkUserStates, user_id: int) -> None:
         self._states = states
         self.user_id = user_id
-        #: Flink's own form of it, once it was needed.
-        self.key: Any = None
         #: Of the chunks that were read last: all of them, right after a snapshot.
         self.chunk_bytes = 0
 
     def enter(self) -> FlinkUserStates:
         """Makes this user the current one."""
-        self._states.switch(self)
+        self._states.keys.enter(self.user_id)
         return self._states
 
     def get_header(self) -> bytes | None:
@@ -141,9 +126,10 @@ class SequenceFunction(Shipped, KeyedProcessFunction):  # type: ignore[misc]
 
     def open(self, runtime_context: RuntimeContext) -> None:
         """Flink's hook: state and metrics, on the TaskManager."""
-        self._states = FlinkUserStates(runtime_context)
-        # A user who comes often is found again; the step holds on to the states of those whose headers it caches.
-        self._state_of = lru_cache(maxsize=self._cached_users)(self._states.of)
+        self._keys = KeySwitch(runtime_context, self._cached_users)
+        states = FlinkUserStates(runtime_context, self._keys)
+        # A user who comes often is found again.
+        self._state_of = lru_cache(maxsize=self._cached_users)(partial(FlinkUserState, states))
         self._metrics = Metrics(runtime_context, SEQUENCE_COUNTERS, SEQUENCE_DISTRIBUTIONS)
         #: When the one timer fires that publishes the metrics; 0: there is nothing to publish.
         self._publish_ms = 0
@@ -156,7 +142,7 @@ class SequenceFunction(Shipped, KeyedProcessFunction):  # type: ignore[misc]
 
     def process_element(self, value: bytes, ctx: KeyedProcessFunction.Context) -> Iterator[object]:
         """Flink's hook: one batch; an empty one comes before the state is saved."""
-        self._states.key_was_set()
+        self._keys.key_was_set()
         if not value:
             self._step.headers.flush()
             return
@@ -203,7 +189,7 @@ class SequenceFunction(Shipped, KeyedProcessFunction):  # type: ignore[misc]
             self._publish_ms = 0
             self._metrics.publish()
         user_id = int(ctx.get_current_key())
-        self._states.key_was_set()
+        self._keys.key_was_set()
         state = self._state_of(user_id)
         outcome = self._step.on_timer(state, user_id, timestamp, self._clock_ms())
         yield from self._emit(outcome, user_key(user_id), state, ctx)
