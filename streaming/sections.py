@@ -56,11 +56,11 @@ class BatchSection(Section):
     """How many records enter Python together."""
 
     #: A batch this large does not wait.
-    max_records: Count = 512
+    max_records: Annotated[int, Field(ge=1, le=1 << 16)] = 512
     #: Likewise, for records with what comes with them; a larger record is a batch of its own.
     max_bytes: Annotated[int, Field(ge=1_024, le=1 << 28)] = 1 << 20
     #: How long a record may wait for company.
-    max_delay_ms: Milliseconds = 2
+    max_delay_ms: Annotated[int, Field(ge=0, le=60_000)] = 2
 
 
 class KafkaSection(Section):

@@ -26,10 +26,10 @@ def build(environment: StreamExecutionEnvironment, config: SequenceJobConfig) ->
     tables = StreamTableEnvironment.create(environment)
     events = keyed_records(tables, (EVENTS,), config.kafka, config.watermark)
     function = SequenceFunction(config.settings(), config.record_limits(), config.state.cached_users)
-    write_outputs(events, function, config)
+    follow(events, function, config)
 
 
-def write_outputs(events: KeyedStream, function: SequenceFunction, config: SequenceJobConfig) -> None:
+def follow(events: KeyedStream, function: SequenceFunction, config: SequenceJobConfig) -> None:
     """The graph behind the source: batches, the function, and its outputs to their topics."""
     batches = in_batches(events, config.batch, "batches")
     sequences = batches.process(function, batch_type()).name("sequences").uid("sequences")

@@ -6,6 +6,8 @@ front of the process function joins a subtask's records into one byte array, and
 array of its outputs apart. A batch ends when it is full, when its first record has waited long enough, before a
 watermark and before a checkpoint's barrier: nothing is ever between two operators when their state is taken.
 
+What leaves a batch has its first record's timestamp; the topics that the jobs write stamp what is appended anyway.
+
 Both operators are source text (`java/*.java`) that Flink compiles with the compiler of its own SQL operators, so there
 is no jar to build or to ship.
 """

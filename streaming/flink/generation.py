@@ -1,7 +1,8 @@
 """A job that starts without its state opens a new generation: with the old one it would number events a second time.
 
 Looked up where the generations are recorded, in the newest updates and snapshots, by the client, with Flink's own Kafka
-consumer and so with the job's own settings.
+consumer and so with the job's own settings. The newest hundred of a partition, for where a generation was raised over a
+restored state, only the users who came since are in it.
 """
 
 from __future__ import annotations
@@ -26,12 +27,14 @@ _RECORDED_IN: Final[tuple[tuple[Topic, type[SequenceUpdate] | type[SequenceSnaps
 )
 _SHADED: Final = "org.apache.flink.kafka.shaded.org.apache.kafka"
 _POLL_MS: Final = 500
-#: Of polls that bring nothing, before a newest record counts as gone.
-_PATIENCE_POLLS: Final = 20
+#: Of polls that bring nothing, before the topics count as unreadable.
+_PATIENCE_POLLS: Final = 40
+#: Of a partition.
+_NEWEST_UPDATES: Final = 100
 
 
 def check_generation(generation: int, environment: StreamExecutionEnvironment, kafka: KafkaSection) -> None:
-    """Refuses a start without state in a generation that is not above every recorded one.
+    """Refuses a start without state in a generation that is not above those of the newest records.
 
     Args:
         environment: of the client; it knows whether `flink run` was given a savepoint or checkpoint.
@@ -67,7 +70,7 @@ def highest_generation(values: Iterable[tuple[Topic, bytes]]) -> int:
 
 
 def newest_values(kafka: KafkaSection) -> Iterator[tuple[Topic, bytes]]:
-    """The newest record of every partition of updates and snapshots that has one.
+    """The newest records of every partition of updates, and the newest of every partition of snapshots.
 
     Raises:
         ConfigError: the topics cannot be read.
@@ -109,19 +112,22 @@ def _read_newest(consumer: Any, partitions: Any, milliseconds: Callable[[int], A
     begins, ends = consumer.beginningOffsets(partitions), consumer.endOffsets(partitions)
     due = {}
     for partition in partitions:
-        end = int(ends[partition])
-        if int(begins[partition]) < end:
-            consumer.seek(partition, end - 1)
-            due[str(partition.toString())] = partition
-        else:
-            consumer.seek(partition, end)
+        begin, end = int(begins[partition]), int(ends[partition])
+        consumer.seek(partition, max(begin, end - (_NEWEST_UPDATES if partition.topic() == UPDATES.name else 1)))
+        if begin < end:
+            due[str(partition.toString())] = end
     silent = 0
-    while due and silent < _PATIENCE_POLLS:
+    while due:
         silent += 1
+        if silent > _PATIENCE_POLLS:
+            raise ConfigError(f"kafka.bootstrap: the newest records of {', '.join(sorted(due))} cannot be read")
         for record in consumer.poll(milliseconds(_POLL_MS)).iterator():
             silent = 0
-            partition = due.pop(f"{record.topic()}-{record.partition()}", None)
-            if partition is not None and record.value() is not None:
+            name = f"{record.topic()}-{record.partition()}"
+            # The last record of a log is never compacted away.
+            if int(record.offset()) + 1 >= due.get(name, 0):
+                due.pop(name, None)
+            if record.value() is not None:
                 yield str(record.topic()), bytes(record.value())
 
 

@@ -36,7 +36,7 @@ SEQUENCE_DISTRIBUTIONS: Final[Mapping[str, str]] = {
     "processing_us": "from a batch's arrival in Python to what is to be written, us for each record; of every batch",
     "snapshot_age_ms": "processing time since the first event that only this snapshot covers, ms; of every snapshot",
     "snapshot_bytes": "the packed history, bytes; of every snapshot",
-    "user_state_bytes": "header and chunks of the user's state, bytes; at every snapshot",
+    "user_state_bytes": "header and chunks of the user's state, bytes; at every snapshot but a seed's",
 }
 EXAMPLE_COUNTERS: Final[Mapping[str, str]] = {
     "examples": "an example written",

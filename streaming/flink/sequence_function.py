@@ -67,7 +67,7 @@ class FlinkUserState:
     def __init__(self, states: FlinkUserStates, user_id: int) -> None:
         self._states = states
         self.user_id = user_id
-        #: Of the chunks that were read last: all of them, right after a snapshot.
+        #: Of the chunks of events that were read last: all of them, right after a snapshot that read them.
         self.chunk_bytes = 0
 
     def enter(self) -> FlinkUserStates:
@@ -85,7 +85,8 @@ class FlinkUserState:
     def get_chunks(self, numbers: range) -> Iterable[bytes | None]:
         held = self.enter().chunks
         chunks: list[bytes | None] = [held.get(number) for number in numbers]
-        self.chunk_bytes = sum(len(chunk) for chunk in chunks if chunk is not None)
+        if numbers.start >= 0:  # What lies below are notes and waiting seeds.
+            self.chunk_bytes = sum(len(chunk) for chunk in chunks if chunk is not None)
         return chunks
 
     def put_chunk(self, number: int, chunk: bytes) -> None:
@@ -217,6 +218,7 @@ class SequenceFunction(Shipped, KeyedProcessFunction):  # type: ignore[misc]
             metrics.add("snapshots")
             metrics.observe("snapshot_age_ms", outcome.snapshot_age_ms)
             metrics.observe("snapshot_bytes", len(outcome.snapshot.packed))
-            header_bytes = self._step.header_bytes(state, state.user_id)
-            metrics.observe("user_state_bytes", header_bytes + state.chunk_bytes)
+            if not outcome.seeded:  # Its chunks were written, not read.
+                header_bytes = self._step.header_bytes(state, state.user_id)
+                metrics.observe("user_state_bytes", header_bytes + state.chunk_bytes)
             yield self._snapshots, message_row(key, outcome.snapshot)

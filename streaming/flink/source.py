@@ -23,7 +23,7 @@ _MS_PER_DAY: Final = 86_400_000
 
 
 def record_type() -> TypeInformation:
-    """ROW(tag, key, value, partition, offset): what the process function is handed; tag is the topic's place."""
+    """ROW(tag, key, value, partition, offset): a record behind the exchange; tag is the topic's place."""
     return Types.ROW(
         [
             Types.INT(),

@@ -2,7 +2,7 @@
 
 Events are numbered from 1; chunk k holds events k*C + 1 .. (k+1)*C. Full chunks are packed once and never touched again
 until they are evicted whole; the events after the last full chunk wait in the header as raw rows. The ids by which
-duplicates are found lie in blocks of their own, for the header is written with every event: only the ids since the last
+duplicates are found lie in blocks of their own, for the header is written again and again: only the ids since the last
 full block are in it. So an append costs the same for the first and the ten-thousandth event. Every value but the blocks
 of raw ids begins with its layout's version.
 """
@@ -85,7 +85,7 @@ class Header:
     tail_digest: int
     #: Newest event that a snapshot has covered.
     covered_seq_no: int
-    #: Processing time by which the first event that no snapshot covers must be covered; 0: none is uncovered.
+    #: Processing time at which a snapshot for the first event that none covers falls due; 0: none is uncovered.
     deadline_ms: int
     #: When the one registered timer of this user fires; 0: none is registered.
     timer_ms: int

@@ -79,8 +79,6 @@ class Outcome(NamedTuple):
     snapshot_age_ms: int = 0
     #: Register a processing-time timer for this user.
     timer_ms: int | None = None
-    #: There is an update and nothing else.
-    plain: bool = False
 
 
 class SequenceStep:
@@ -112,7 +110,7 @@ class SequenceStep:
             StateError: the state is not what this code wrote.
         """
         taken = self.take(state, accepted(event), source_partition, source_offset, now_ms)
-        return Outcome(update=taken, plain=True) if isinstance(taken, bytes) else taken
+        return Outcome(update=taken) if isinstance(taken, bytes) else taken
 
     def take(
         self, state: UserState, event: Accepted, source_partition: int, source_offset: int, now_ms: int
@@ -194,10 +192,10 @@ class SequenceStep:
         Raises:
             StateError: the state is not what this code wrote.
         """
-        promised_ms = self._pacer.forget(user_id)
         header = self.headers.load(state, user_id)
         if header is None or timer_ms != header.timer_ms:
             return Outcome()
+        promised_ms = self._pacer.forget(user_id)
         # One timer per user: it is not moved when a counted snapshot comes first, but looks here whether it is time.
         header.timer_ms = 0
         outcome = Outcome()
@@ -263,7 +261,7 @@ class SequenceStep:
             chunk_version=rules.chunk_version,
         )
         # What the record brought is all that there is: then it is packed already.
-        whole = len(seeded) == 1 and len(kept.events) == len(rows) and event.seed.packed[0] == rules.packing_version
+        whole = kept.first_seq_no == 1 and fresh.seq_no == len(rows) and event.seed.packed[0] == rules.packing_version
         snapshot = self._snapshot(state, fresh, event.user_id, kept, event.seed.packed if whole else None)
         header.drop_ids(state)
         self.headers.put(state, event.user_id, fresh)

@@ -304,6 +304,25 @@ def test_what_fell_due_while_the_job_stood_still_is_covered_little_by_little() -
     assert rest[-1] - 86_400_000 <= 1_000 * len(users) / per_second
 
 
+def test_a_foreign_timer_does_not_cost_a_user_the_promised_turn() -> None:
+    step = SequenceStep(rules(snapshot_max_per_second=1))
+    timers = {}
+    states = {user_id: DictState() for user_id in (1, 2, 3)}
+    for user_id, state in states.items():
+        for number in (0, 1):
+            event = message(Op("event", number, number))
+            event.user_id = user_id
+            outcome = step.on_event(state, event, 0, number, 0)
+        assert outcome.timer_ms is not None
+        timers[user_id] = outcome.timer_ms
+    late_ms = 86_400_000
+    outcomes = [step.on_timer(states[user_id], user_id, timers[user_id], late_ms) for user_id in (1, 2, 3)]
+    promised_ms = outcomes[2].timer_ms
+    assert promised_ms is not None
+    assert step.on_timer(states[3], 3, late_ms + 7, late_ms + 7) == Outcome()
+    assert step.on_timer(states[3], 3, promised_ms, promised_ms).snapshot is not None
+
+
 def test_a_timer_that_fired_is_not_waited_for_after_a_restore() -> None:
     world = World(rules(), cached_users=1)
     feed(world, 2)
@@ -455,6 +474,17 @@ def test_a_seeded_user_is_the_one_who_was_fed_event_by_event(sizes: list[int], l
     # Duplicates of what was seeded and of what was live are found, and so is the seed itself.
     for event in [early[-1], live[0], live[-1], *records]:
         assert seeded.take(event, 0).duplicate
+
+
+@pytest.mark.parametrize("seeded", [9, 10, 11])
+@pytest.mark.parametrize("live", [0, 1, 3])
+def test_the_snapshot_of_a_seed_about_as_long_as_what_is_kept(seeded: int, live: int) -> None:
+    world = World(rules(capacity=6, as_of_events=4))
+    for number in range(live):
+        world.take(message(Op("event", number, number)), number)
+    rows = rows_of([message(Op("event", 20 + number, number)) for number in range(seeded)])
+    (record,) = seed(rows, b"s" * 16, [seeded])
+    assert world.take(record, 99).seeded  # World holds the snapshot against the oracle.
 
 
 def test_events_that_came_twice_around_a_seed_are_there_once() -> None:

@@ -23,7 +23,7 @@ from streaming.config import SequenceJobConfig
 from streaming.flink.environment import job_environment, parse_arguments
 from streaming.flink.sequence_function import SequenceFunction
 from streaming.flink.source import keyed_records
-from streaming.sequence_job import write_outputs
+from streaming.sequence_job import follow
 
 TIMES_VARIABLE = "LONGRANK_BENCH_TIMES"
 
@@ -78,7 +78,7 @@ def main(arguments: list[str]) -> None:
     events = keyed_records(tables, (EVENTS,), config.kafka, config.watermark)
     function = TimedFunction(config.settings(), config.record_limits(), config.state.cached_users)
     function.path = os.environ[TIMES_VARIABLE]
-    write_outputs(events, function, config)
+    follow(events, function, config)
     environment.execute("longrank-timed")
 
 
