@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import sys
 
-from pyflink.datastream import KeyedStream, StreamExecutionEnvironment
+from pyflink.datastream import KeyedProcessFunction, KeyedStream, StreamExecutionEnvironment
 from pyflink.table import StreamTableEnvironment
 
 from schemas.topics import DEAD_LETTER_TOPICS, EVENTS, SNAPSHOTS, UPDATES
@@ -29,7 +29,7 @@ def build(environment: StreamExecutionEnvironment, config: SequenceJobConfig) ->
     follow(events, function, config)
 
 
-def follow(events: KeyedStream, function: SequenceFunction, config: SequenceJobConfig) -> None:
+def follow(events: KeyedStream, function: KeyedProcessFunction, config: SequenceJobConfig) -> None:
     """The graph behind the source: batches, the function, and its outputs to their topics."""
     batches = in_batches(events, config.batch, "batches")
     sequences = batches.process(function, batch_type()).name("sequences").uid("sequences")

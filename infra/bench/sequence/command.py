@@ -17,7 +17,13 @@ from rich.console import Console
 
 from infra.bench.sequence import flatness, latency, sizes, throughput
 from infra.bench.sequence.produce import prepare
-from infra.bench.sequence.session import SEQUENCE_JOB, Session, session
+from infra.bench.sequence.session import (
+    BATCHED_PASSTHROUGH_JOB,
+    PASSTHROUGH_JOB,
+    SEQUENCE_JOB,
+    Session,
+    session,
+)
 from infra.bench.sequence.workload import Record, of_log, short_video, zipf_users
 from infra.logs.open_log import open_log
 from schemas.topics import EVENTS
@@ -44,9 +50,9 @@ LOG_SETTINGS: Final = ("limits.max_lateness_ms=315360000000", "limits.max_earlin
 @click.option(
     "--log", type=click.Path(exists=True, file_okay=False, path_type=Path), help="Throughput on a recorded log, too."
 )
-@click.option("--rounds", default=3, show_default=True, type=click.IntRange(1), help="Of both jobs, taking turns.")
+@click.option("--rounds", default=3, show_default=True, type=click.IntRange(1), help="Of every job, taking turns.")
 @click.option("--part", "parts", multiple=True, type=click.Choice(PARTS), help="Only this; repeatable.")
-@click.option("--set", "settings", multiple=True, metavar="SECTION.KEY=VALUE", help="Of both jobs' configuration.")
+@click.option("--set", "settings", multiple=True, metavar="SECTION.KEY=VALUE", help="Of every job's configuration.")
 @click.option("--seed", default=1, show_default=True, help="Of the events.")
 def command(
     events: int,
@@ -57,7 +63,7 @@ def command(
     settings: tuple[str, ...],
     seed: int,
 ) -> None:
-    """The sequence job against one that only passes records on, on a cluster of its own: one slot, RocksDB.
+    """The sequence job against two that only pass records on, on a cluster of its own: one slot, RocksDB.
 
     Rates with one TaskManager of one slot, and per CPU second of it; latency from publication to the delta at a
     consumer; what a user's n-th event costs; bytes in state, snapshots, deltas and checkpoints.
@@ -117,8 +123,8 @@ class _Bench:
             self._sizes(running, users, events)
 
     def throughput(self, running: Session, events: int, rounds: int, of: str = "", more: Sequence[str] = ()) -> None:
-        """Rates of both jobs; `of` ends the names of the figures, `more` are settings."""
-        job, passed = throughput.alternate(
+        """Rates of the three jobs; `of` ends the names of the figures, `more` are settings."""
+        rates = throughput.alternate(
             running,
             [*more, *self._settings],
             rounds=rounds,
@@ -126,16 +132,17 @@ class _Bench:
             count=int(events * _MEASURED_SHARE),
             tell=self._console.print,
         )
-        middle, bound = throughput.medians(job), throughput.medians(passed)
+        middle = throughput.medians(rates[SEQUENCE_JOB])
         self.figures[f"events_per_second{of}"] = middle.per_second
         self.figures[f"events_per_cpu_second{of}"] = middle.per_cpu_second
-        self.figures[f"rounds{of}"] = [
-            [one.per_second, other.per_second] for one, other in zip(job, passed, strict=True)
-        ]
-        self.limits[f"passthrough_per_second{of}"] = bound.per_second
-        self.limits[f"passthrough_per_cpu_second{of}"] = bound.per_cpu_second
-        self.ratios[f"job_to_passthrough{of}"] = middle.per_second / bound.per_second
-        self.ratios[f"job_to_passthrough_per_cpu_second{of}"] = middle.per_cpu_second / bound.per_cpu_second
+        self.figures[f"rounds{of}"] = {job.stem: [one.per_second for one in every] for job, every in rates.items()}
+        # One that works record by record, as PyFlink does by itself, and one with the batches of the job.
+        for name, job in (("passthrough", PASSTHROUGH_JOB), ("batched_passthrough", BATCHED_PASSTHROUGH_JOB)):
+            bound = throughput.medians(rates[job])
+            self.limits[f"{name}_per_second{of}"] = bound.per_second
+            self.limits[f"{name}_per_cpu_second{of}"] = bound.per_cpu_second
+            self.ratios[f"job_to_{name}{of}"] = middle.per_second / bound.per_second
+            self.ratios[f"job_to_{name}_per_cpu_second{of}"] = middle.per_cpu_second / bound.per_cpu_second
 
     def _latency(self, running: Session, events: int, users: int) -> None:
         peak = self.figures.get("events_per_second")

@@ -1,5 +1,5 @@
-"""What a job costs that does nothing: the sequence job's source, keying and sinks, and one Python function between
-them that only yields.
+"""What a job costs that does nothing, written as one writes PyFlink: the sequence job's source, keying and sinks, and
+one Python function between them that takes a record and yields it.
 
 flink run infra/bench/sequence/passthrough_job.py --bootstrap localhost:9092
 """
@@ -32,7 +32,7 @@ class PassThrough(KeyedProcessFunction):  # type: ignore[misc]
 
 
 def build(environment: StreamExecutionEnvironment, config: SequenceJobConfig) -> None:
-    """The graph of `streaming.sequence_job` with the other function."""
+    """The graph of `streaming.sequence_job`, but for its batches, with the other function."""
     tables = StreamTableEnvironment.create(environment)
     events = keyed_records(tables, (EVENTS,), config.kafka, config.watermark)
     passed = events.process(PassThrough(), output_type()).name("passed").uid("passed")

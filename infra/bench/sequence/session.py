@@ -30,6 +30,7 @@ from infra.topics import apply_topics
 from schemas.topics import EVENTS, Topic
 
 PASSTHROUGH_JOB: Final = Path(__file__).with_name("passthrough_job.py")
+BATCHED_PASSTHROUGH_JOB: Final = Path(__file__).with_name("batched_passthrough_job.py")
 SEQUENCE_JOB: Final = Path(streaming.__file__).with_name("sequence_job.py")
 #: A setting: checkpoints come when they are asked for.
 NO_CHECKPOINTS: Final = "job.checkpoint_interval_ms=86400000"

@@ -1,4 +1,4 @@
-"""Events per second through the sequence job and through the job that does nothing, one after the other."""
+"""Events per second through the sequence job and through the jobs that do nothing, one after the other."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 
-from infra.bench.sequence.session import PASSTHROUGH_JOB, SEQUENCE_JOB, Session, Watch
+from infra.bench.sequence.session import BATCHED_PASSTHROUGH_JOB, PASSTHROUGH_JOB, SEQUENCE_JOB, Session, Watch
 from infra.errors import InfraError
 from schemas.topics import UPDATES
 
@@ -49,9 +49,10 @@ def alternate(
     skip: int,
     count: int,
     tell: Callable[[str], object],
-) -> tuple[list[Rate], list[Rate]]:
-    """(the sequence job's rates, the pass-through's), `rounds` each, taking turns; a first round warms up unseen."""
-    rates: dict[Path, list[Rate]] = {PASSTHROUGH_JOB: [], SEQUENCE_JOB: []}
+) -> dict[Path, list[Rate]]:
+    """Of the sequence job and of both pass-throughs the rates, `rounds` each, taking turns; a first round warms up
+    unseen."""
+    rates: dict[Path, list[Rate]] = {PASSTHROUGH_JOB: [], SEQUENCE_JOB: [], BATCHED_PASSTHROUGH_JOB: []}
     for number in range(rounds + 1):
         for job, found in rates.items():
             tell(f"throughput, round {number} of {rounds}: {job.stem}")
@@ -59,7 +60,7 @@ def alternate(
             tell(f"  {rate.per_second:,.0f} records/s, {rate.per_cpu_second:,.0f} per CPU second")
             if number:
                 found.append(rate)
-    return rates[SEQUENCE_JOB], rates[PASSTHROUGH_JOB]
+    return rates
 
 
 def medians(rates: Sequence[Rate]) -> Rate:
