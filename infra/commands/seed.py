@@ -86,7 +86,7 @@ def command(
         )
     Console().print(
         f"{done.events:,} events of {done.users:,} users in {done.records:,} records of {done.bytes / 1e6:,.1f} MB;"
-        f" packed in {done.pack_seconds:.1f} s, published in {done.publish_seconds:.1f} s"
+        f" packed after {done.pack_seconds:.1f} s, published after {done.publish_seconds:.1f} s"
         + (f", applied after {done.apply_seconds:.1f} s" if wait else "")
         + (f"; {done.cut:,} older events left out" if done.cut else "")
     )

@@ -11,13 +11,14 @@ from kafka import KafkaAdminClient, KafkaProducer, TopicPartition
 
 from infra.seed.errors import SeedError
 from schemas.partitioner import partition_of, user_key
-from schemas.topics import DEAD_LETTER_TOPICS, EVENTS, PARTITIONS, SEQUENCE_JOB_GROUP
+from schemas.topics import DEAD_LETTER_TOPICS, EVENTS, HEARTBEAT_KEY, PARTITIONS, SEQUENCE_JOB_GROUP
 from schemas.v1.behaviour_pb2 import BehaviourEvent
 from schemas.v1.operations_pb2 import DeadLetter
 from scorer.landing.bounded import read_bounded
 
 _PATIENCE_S: Final = 180.0
 _PAUSE_S: Final = 0.25
+_NUDGE_S: Final = 1.0
 
 
 class Span(NamedTuple):
@@ -75,12 +76,22 @@ class EventPublisher:
         self._producer.flush()
         return spans((done.partition, done.offset) for done in (future.get(0) for future in futures))
 
+    def nudge(self, partitions: Iterable[int], timestamp_ms: int) -> None:
+        """A heartbeat in each of the partitions: a source that sleeps over them wakes up and commits what it has read,
+        which Kafka's consumer else does ten seconds later."""
+        for partition in partitions:
+            self._producer.send(
+                EVENTS.name, key=HEARTBEAT_KEY, value=b"", partition=partition, timestamp_ms=timestamp_ms
+            )
+        self._producer.flush()
+
 
 def wait_applied(
     bootstrap: str,
     published: Mapping[int, Span],
     on_progress: Callable[[int], None],
     *,
+    nudge: Callable[[], object] = lambda: None,
     group: str = SEQUENCE_JOB_GROUP,
     patience_s: float = _PATIENCE_S,
 ) -> None:
@@ -89,6 +100,7 @@ def wait_applied(
     Args:
         published: partition -> where the records are.
         on_progress: told how many offsets of these spans are behind the committed ones.
+        nudge: called once a second.
 
     Raises:
         SeedError: the offsets did not move for `patience_s`.
@@ -96,8 +108,12 @@ def wait_applied(
     admin = KafkaAdminClient(bootstrap_servers=bootstrap)
     try:
         last: dict[int, int] = {}
-        deadline = time.monotonic() + patience_s
+        deadline = nudge_at = time.monotonic()
+        deadline += patience_s
         while True:
+            if time.monotonic() >= nudge_at:
+                nudge()
+                nudge_at = time.monotonic() + _NUDGE_S
             found = admin.list_group_offsets({group: [TopicPartition(EVENTS.name, p) for p in published]})[group]
             committed = {place.partition: metadata.offset for place, metadata in found.items()}
             behind = {p: max(0, min(committed.get(p, 0) - s.first, s.length)) for p, s in published.items()}

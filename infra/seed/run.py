@@ -30,7 +30,7 @@ class Seeding:
 
 @dataclass(frozen=True, kw_only=True)
 class Seeded:
-    """What was done; seconds of wall clock."""
+    """What was done; seconds of wall clock from the beginning."""
 
     users: int
     events: int
@@ -42,7 +42,7 @@ class Seeded:
     shards_before: int
     pack_seconds: float
     publish_seconds: float
-    #: From the beginning of publishing until the job's checkpoint; 0 when it was not waited for.
+    #: Until a checkpoint of the job held it; 0 when it was not waited for.
     apply_seconds: float
     #: Records that the job refused, with their places.
     refused: list[str] = field(default_factory=list)
@@ -53,7 +53,7 @@ class Seeded:
 
 
 def seed(seeding: Seeding, events: int, progress: Progress, clock: Callable[[], float] = time.perf_counter) -> Seeded:
-    """Pack what is not packed, publish what is not published, wait.
+    """Pack what is not packed, publish each shard as soon as it is, and wait until the job has applied all.
 
     Args:
         events: in the source, for the bar.
@@ -63,46 +63,50 @@ def seed(seeding: Seeding, events: int, progress: Progress, clock: Callable[[], 
         KafkaError: a record was not taken.
     """
     directory, started = seeding.directory, clock()
-    bar = progress.add_task("pack, events", total=events)
-
-    def packed_shard(shard: Packed) -> None:
-        progress.advance(bar, shard.events + shard.cut)
-
-    packed = directory.pack(seeding.limits, seeding.processes, packed_shard)
-    records = sum(shard.records for shard in packed)
-    packing_ended = clock()
-    bar = progress.add_task("publish, records", total=records)
+    packing = progress.add_task("pack, events", total=events)
+    publishing = progress.add_task("publish, shards", total=directory.plan.shards)
     places: list[tuple[int, int]] = []
     before = 0
+    packed_at = started
     with EventPublisher(seeding.bootstrap) as publisher:
-        for shard in sorted(packed, key=lambda shard: shard.shard):
+
+        def publish(shard: Packed) -> None:
+            nonlocal before, packed_at
+            packed_at = clock()
+            progress.advance(packing, shard.events + shard.cut)
             placed = directory.published(shard.shard)
             if placed is None:
                 placed = publisher.publish(directory.records(shard.shard), directory.plan.now_ms)
                 directory.mark_published(shard.shard, placed)
             else:
                 before += 1
-            places += [(partition, offset) for partition, span in placed.items() for offset in span]
-            progress.advance(bar, shard.records)
-    publishing_ended = applied = clock()
-    published = spans(places)
-    refused: list[str] = []
-    if seeding.wait and published:
-        bar = progress.add_task("apply, offsets", total=sum(span.length for span in published.values()))
-        wait_applied(
-            seeding.bootstrap, published, lambda behind: progress.update(bar, completed=behind), group=seeding.group
-        )
-        applied = clock()
-        refused = refused_seeds(seeding.bootstrap, published)
+            places.extend((partition, offset) for partition, span in placed.items() for offset in span)
+            progress.advance(publishing)
+
+        packed = directory.pack(seeding.limits, seeding.processes, publish)
+        published_at = applied_at = clock()
+        published = spans(places)
+        refused: list[str] = []
+        if seeding.wait and published:
+            bar = progress.add_task("apply, offsets", total=sum(span.length for span in published.values()))
+            wait_applied(
+                seeding.bootstrap,
+                published,
+                lambda behind: progress.update(bar, completed=behind),
+                nudge=lambda: publisher.nudge(published, directory.plan.now_ms),
+                group=seeding.group,
+            )
+            applied_at = clock()
+            refused = refused_seeds(seeding.bootstrap, published)
     return Seeded(
         users=sum(shard.users for shard in packed),
         events=sum(shard.events for shard in packed),
         cut=sum(shard.cut for shard in packed),
-        records=records,
+        records=sum(shard.records for shard in packed),
         bytes=sum(shard.bytes for shard in packed),
         shards_before=before,
-        pack_seconds=packing_ended - started,
-        publish_seconds=publishing_ended - packing_ended,
-        apply_seconds=applied - packing_ended if seeding.wait else 0.0,
+        pack_seconds=packed_at - started,
+        publish_seconds=published_at - started,
+        apply_seconds=applied_at - started if seeding.wait else 0.0,
         refused=refused,
     )

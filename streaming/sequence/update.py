@@ -69,7 +69,7 @@ def encode_update(
         (
             head,
             b"\x20",
-            _LAST[seq_no] if seq_no < _GROUPS else varint(seq_no),
+            _LAST[seq_no] if seq_no < _GROUPS else _MORE[seq_no & _MASK] + varint(seq_no >> 14),
             _MIDDLE.pack(0x28, DIGEST_VERSION, 0x31, prev_digest, 0x39, digest, 0x42, 0x10, event_id, 0x48),
             _MORE[low] + _MORE[event_time_ms >> 14 & _MASK] + _LAST[high]
             if 0 < high < _GROUPS
