@@ -68,6 +68,8 @@ def encode_event(event_time_ms: int, interaction: Interaction) -> bytes:
 
 #: An encoding's fields: event_time_ms, item_id, group_id, action, surface, watch_ms, duration_ms, presence bits.
 decode_event = _EVENT.unpack
+#: Those of concatenated encodings, one after the other.
+iterate_events = _EVENT.iter_unpack
 
 
 def decode_events(encoded: bytes) -> History:

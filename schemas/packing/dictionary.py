@@ -22,6 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from schemas.history import EVENT_BYTES, HISTORY_DTYPE, History
+from schemas.packing import few
 from schemas.packing.columns import join, split, split_fields, undo_zigzag_deltas, zigzag_deltas
 
 HEAD_BYTES: Final = 0
@@ -43,6 +44,10 @@ def most_body_bytes(n: int) -> int:
 
 def pack(history: History) -> tuple[bytes, bytes]:
     """Head (empty) and body of rows [n]."""
+    if 0 < len(history) <= few.FEW:
+        body_of_few = few.pack(history.tobytes())
+        if body_of_few is not None:
+            return b"", body_of_few
     times = history["event_time_ms"]
     unit = int(np.gcd.reduce(times)) if len(times) else 0
     unit = unit if unit > 1 else 1
@@ -68,6 +73,8 @@ def unpack(_head: bytes, body: bytes, n: int) -> History:
     Raises:
         ValueError: not what `pack` gave.
     """
+    if 0 < n <= few.FEW:
+        return few.unpack(body, n)
     reader = _Reader(body)
     history = np.zeros(n, dtype=HISTORY_DTYPE)
     unit = np.uint64(reader.take(_UNIT))

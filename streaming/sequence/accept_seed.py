@@ -7,7 +7,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from schemas.history import HAS_DURATION, HAS_GROUP, HAS_SURFACE, HAS_WATCH, History
+from schemas.history import HAS_DURATION, HAS_GROUP, HAS_SURFACE, HAS_WATCH, History, iterate_events
 from schemas.limits import Limits
 from schemas.packing import unpack_history
 from schemas.reasons import Reason, Rejected
@@ -20,6 +20,8 @@ _OPTIONAL: Final = (
     ("surface", HAS_SURFACE),
     ("group_id", HAS_GROUP),
 )
+#: Events that are looked at one by one in less time.
+_FEW: Final = 32
 _ALL_FIELDS: Final = HAS_WATCH | HAS_DURATION | HAS_SURFACE | HAS_GROUP
 
 
@@ -78,6 +80,19 @@ def check_rows(rows: History, record_timestamp_ms: int, limits: Limits) -> None:
 
 def _plainly_good(rows: History, record_timestamp_ms: int, limits: Limits) -> bool:
     """Whether a few looks at the extremes are enough: the same fields are there in all events, and nothing is bad."""
+    latest = min(limits.max_time_ms, record_timestamp_ms + limits.max_earliness_ms)
+    if len(rows) <= _FEW:
+        return all(
+            fields <= _ALL_FIELDS
+            and limits.min_time_ms <= time_ms <= latest
+            and 1 <= item <= limits.max_id
+            and (1 <= group <= limits.max_id if fields & HAS_GROUP else not group)
+            and action <= limits.max_code
+            and (surface <= limits.max_code if fields & HAS_SURFACE else not surface)
+            and (fields & HAS_WATCH or not watch)
+            and (fields & HAS_DURATION or not duration)
+            for time_ms, item, group, action, surface, watch, duration, fields in iterate_events(rows.tobytes())
+        )
     fields = int(rows["fields"][0])
     if fields > _ALL_FIELDS or not (rows["fields"] == fields).all():
         return False
@@ -89,7 +104,6 @@ def _plainly_good(rows: History, record_timestamp_ms: int, limits: Limits) -> bo
     if any(rows[name].max() > limits.max_code for name in ("action", "surface")):
         return False
     times = rows["event_time_ms"]
-    latest = min(limits.max_time_ms, record_timestamp_ms + limits.max_earliness_ms)
     return bool(times.min() >= limits.min_time_ms and times.max() <= latest)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+from collections.abc import Iterator
 from importlib import resources
 from pathlib import Path
 
@@ -17,6 +18,8 @@ from schemas.history import EVENT_BYTES, HAS_DURATION, HAS_GROUP, HISTORY_DTYPE,
 from schemas.packing import (
     MAX_PACKED_EVENTS,
     PACKING_VERSIONS,
+    dictionary,
+    few,
     pack_history,
     planes,
     unpack_histories,
@@ -149,3 +152,38 @@ def test_few_rows_have_the_bytes_that_many_rows_ways_give(n: int, monkeypatch: p
     few = planes.pack(history)
     monkeypatch.setattr(planes, "_FEW", -1)
     assert planes.pack(history) == few
+
+
+@contextlib.contextmanager
+def without_few() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(few, "FEW", 0)
+        yield
+
+
+@given(history=rows())
+def test_few_rows_of_layout_2_are_the_bytes_and_the_rows_of_arrays(history: np.ndarray) -> None:
+    history = history[: few.FEW]
+    packed = pack_history(history, 2)
+    with without_few():
+        assert pack_history(history, 2) == packed
+        assert unpack_history(packed).tobytes() == history.tobytes()
+    assert unpack_history(packed).tobytes() == history.tobytes()
+
+
+@given(history=rows(), data=st.data())
+def test_few_rows_are_refused_where_arrays_refuse(history: np.ndarray, data) -> None:
+    body = bytearray(dictionary.pack(history[:20])[1])
+    for _ in range(data.draw(st.integers(1, 3))):
+        body[data.draw(st.integers(0, len(body) - 1))] = data.draw(st.integers(0, 255))
+    packed = bytes([2, 0]) + len(history[:20]).to_bytes(4, "little") + body[: data.draw(st.integers(0, len(body)))]
+
+    def rows_or_refusal() -> bytes | None:
+        try:
+            return unpack_history(packed).tobytes()
+        except ValueError:
+            return None
+
+    of_few = rows_or_refusal()
+    with without_few():
+        assert rows_or_refusal() == of_few
