@@ -64,7 +64,7 @@ def zigzag_deltas(values: NDArray[np.int64]) -> NDArray[np.uint64]:
 
 
 def undo_zigzag_deltas(zigzag: NDArray[np.uint64]) -> NDArray[np.int64]:
-    """The inverse of `zigzag_deltas`, modulo 2^64."""
+    """The inverse of `zigzag_deltas`, modulo 2^64, along the last axis."""
     delta = (zigzag >> np.uint64(1)).view(np.int64) ^ -(zigzag & np.uint64(1)).view(np.int64)
-    values: NDArray[np.int64] = np.cumsum(delta, dtype=np.int64)
+    values: NDArray[np.int64] = np.cumsum(delta, axis=-1, dtype=np.int64)
     return values

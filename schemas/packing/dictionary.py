@@ -15,7 +15,6 @@ Body, all little-endian; a column is `<B mask>` and its planes, of n values or, 
 
 from __future__ import annotations
 
-import struct
 from typing import Any, Final
 
 import numpy as np
@@ -23,18 +22,20 @@ from numpy.typing import NDArray
 
 from schemas.history import EVENT_BYTES, HISTORY_DTYPE, History
 from schemas.packing import few
+from schemas.packing.body import (
+    ENTRIES,
+    LEAST_REPEATS,
+    OF_EVENT,
+    OF_ITEM,
+    PLACE_BYTES,
+    UNIT,
+    BodyReader,
+    check_place,
+)
 from schemas.packing.columns import join, split, split_fields, undo_zigzag_deltas, zigzag_deltas
 
 HEAD_BYTES: Final = 0
-_OF_ITEM: Final = ("group_id", "duration_ms")
-_OF_EVENT: Final = ("action", "surface", "watch_ms", "fields")
-_BYTE: Final = struct.Struct("<B")
-_UNIT: Final = struct.Struct("<Q")
-_ENTRIES: Final = struct.Struct("<I")
-#: A dictionary pays when an item has at least so many events on average; then it is never longer than the ids, either.
-_LEAST_REPEATS: Final = 1.5
 _OVERHEAD_BYTES: Final = 64
-_PLACE_BYTES: Final = 4
 
 
 def most_body_bytes(n: int) -> int:
@@ -51,18 +52,18 @@ def pack(history: History) -> tuple[bytes, bytes]:
     times = history["event_time_ms"]
     unit = int(np.gcd.reduce(times)) if len(times) else 0
     unit = unit if unit > 1 else 1
-    body = [_UNIT.pack(unit), *_column(zigzag_deltas(times // unit))]
+    body = [UNIT.pack(unit), *_column(zigzag_deltas(times // unit))]
     fields = {name: (bytes([mask]), *planes) for name, (mask, planes) in split_fields(history).items()}
     ids, first_at, places = _dictionary(history["item_id"])
     if len(ids):
-        body += [_ENTRIES.pack(len(ids)), *_column(ids), *_column(places)]
+        body += [ENTRIES.pack(len(ids)), *_column(ids), *_column(places)]
     else:
-        body += [_ENTRIES.pack(0), *fields["item_id"]]
-    for name in _OF_ITEM:
+        body += [ENTRIES.pack(0), *fields["item_id"]]
+    for name in OF_ITEM:
         values = history[name]
         by_item = len(ids) > 0 and np.array_equal(values[first_at][places], values)
         body += [bytes([by_item]), *(_column(values[first_at]) if by_item else fields[name])]
-    for name in _OF_EVENT:
+    for name in OF_EVENT:
         body += fields[name]
     return b"", b"".join(body)
 
@@ -75,29 +76,24 @@ def unpack(_head: bytes, body: bytes, n: int) -> History:
     """
     if 0 < n <= few.FEW:
         return few.unpack(body, n)
-    reader = _Reader(body)
+    reader = _ColumnReader(body, n)
     history = np.zeros(n, dtype=HISTORY_DTYPE)
-    unit = np.uint64(reader.take(_UNIT))
+    unit = np.uint64(reader.take(UNIT))
     deltas = undo_zigzag_deltas(reader.column(n, 8))
     history["event_time_ms"] = (deltas.view(np.uint64) * unit).view(np.int64)
-    entries = reader.take(_ENTRIES)
-    if entries > n:
-        raise ValueError(f"packed history has a dictionary of {entries} items for {n} events")
+    entries = reader.entries()
     ids = reader.column(entries, 8) if entries else None
-    places = reader.column(n, _PLACE_BYTES) if entries else reader.column(n, 8)
+    places = reader.column(n, PLACE_BYTES) if entries else reader.column(n, 8)
     if ids is None:
         history["item_id"] = places
     else:
-        if n and int(places.max()) >= entries:
-            raise ValueError(f"packed history has place {int(places.max())} in a dictionary of {entries} items")
+        check_place(int(places.max(initial=0)), entries)
         history["item_id"] = ids[places]
-    for name in _OF_ITEM:
+    for name in OF_ITEM:
         width = HISTORY_DTYPE[name].itemsize
-        by_item = reader.byte()
-        if by_item > bool(entries):
-            raise ValueError(f"packed history has {name} by item without a dictionary")
+        by_item = reader.by_item(name, entries)
         history[name] = reader.column(entries, width)[places] if by_item else reader.column(n, width)
-    for name in _OF_EVENT:
+    for name in OF_EVENT:
         history[name] = reader.column(n, HISTORY_DTYPE[name].itemsize)
     reader.end()
     return history
@@ -107,7 +103,7 @@ def _dictionary(items: NDArray[np.uint64]) -> tuple[NDArray[np.uint64], NDArray[
     """(distinct ids [d] in order of first occurrence, where each occurs first [d], places [n]); d is 0 where it does
     not pay."""
     ids, first_at, inverse = np.unique(items, return_index=True, return_inverse=True)
-    if len(ids) * _LEAST_REPEATS > len(items):
+    if len(ids) * LEAST_REPEATS > len(items):
         return ids[:0], first_at[:0], np.empty(0, dtype=np.uint32)
     order = np.argsort(first_at)
     place_of = np.empty(len(ids), dtype=np.uint32)
@@ -120,26 +116,7 @@ def _column(values: NDArray[Any]) -> list[bytes]:
     return [bytes([mask]), *planes]
 
 
-class _Reader:
-    """A place in a body. Raises ValueError beyond its end."""
-
-    def __init__(self, body: bytes) -> None:
-        self._body, self._at = body, 0
-
-    def take(self, what: struct.Struct) -> int:
-        if self._at + what.size > len(self._body):
-            raise ValueError(f"packed history of {len(self._body)} bytes is truncated")
-        (value,) = what.unpack_from(self._body, self._at)
-        self._at += what.size
-        return int(value)
-
-    def byte(self) -> int:
-        return self.take(_BYTE)
-
+class _ColumnReader(BodyReader):
     def column(self, n: int, width: int) -> NDArray[Any]:
-        values, self._at = join(self.byte(), self._body, self._at, n, width)
+        values, self.at = join(self.byte(), self.body, self.at, n, width)
         return values
-
-    def end(self) -> None:
-        if self._at != len(self._body):
-            raise ValueError(f"packed history has {len(self._body) - self._at} bytes left over")

@@ -10,7 +10,7 @@ from typing import Final
 import numpy as np
 
 from schemas.history import EVENT_BYTES, HISTORY_DTYPE, History
-from schemas.packing.columns import join, split, split_fields, undo_zigzag_deltas, zigzag_deltas
+from schemas.packing.columns import split, split_fields, undo_zigzag_deltas, zigzag_deltas
 
 _COLUMNS: Final = tuple(str(name) for name in HISTORY_DTYPE.names or ())
 _TIME: Final = "event_time_ms"
@@ -78,11 +78,9 @@ def unpack_equal(heads: Sequence[bytes], bodies: Sequence[bytes], n: int) -> His
         if head not in held:
             held[head] = _held(head)
         _check_length(head, body, n)
-        history_EN[held[head]] = np.frombuffer(body, np.uint8).reshape(-1, n)
+        history_EN[held[head]] = np.frombuffer(body, np.uint8).reshape(len(held[head]), n)
     rows = np.ascontiguousarray(planes_KEN.transpose(0, 2, 1)).view(HISTORY_DTYPE)[:, :, 0]
-    times_KN = rows[_TIME].view(np.uint64)
-    deltas_KN = (times_KN >> np.uint64(1)).view(np.int64) ^ -(times_KN & np.uint64(1)).view(np.int64)
-    rows[_TIME] = np.cumsum(deltas_KN, axis=1, dtype=np.int64)
+    rows[_TIME] = undo_zigzag_deltas(rows[_TIME].view(np.uint64))
     return rows.reshape(-1)
 
 
@@ -109,9 +107,4 @@ def unpack(head: bytes, body: bytes, n: int) -> History:
     Raises:
         ValueError: not what `pack` gave.
     """
-    _check_length(head, body, n)
-    history, at = np.zeros(n, dtype=HISTORY_DTYPE), 0
-    for name, mask in zip(_COLUMNS, head, strict=True):
-        values, at = join(mask, body, at, n, HISTORY_DTYPE[name].itemsize)
-        history[name] = undo_zigzag_deltas(values) if name == _TIME else values
-    return history
+    return unpack_equal([head], [body], n)

@@ -248,7 +248,7 @@ def pack_chunk(digest_before: int, events: bytes, version: int) -> bytes:
     return _CHUNK.pack(version, digest_before) + pack_history(decode_events(events), version)
 
 
-def open_chunk(number: int, chunk: bytes | None) -> tuple[int, bytes]:
+def _open_chunk(number: int, chunk: bytes | None) -> tuple[int, bytes]:
     """(digest before its first event, its events packed).
 
     Raises:
@@ -281,6 +281,8 @@ class Kept(NamedTuple):
     first_seq_no: int
     base_digest: int
     events: History
+    #: They, as a snapshot has them, where somebody has packed them before; else empty.
+    packed: bytes = b""
 
 
 def read_kept(state: UserState, header: Header, kept_events: int) -> Kept:
@@ -292,7 +294,7 @@ def read_kept(state: UserState, header: Header, kept_events: int) -> Kept:
     first_seq_no = header.first_kept(kept_events)
     per_chunk = header.chunk_events
     numbers = range((first_seq_no - 1) // per_chunk, header.seq_no // per_chunk)
-    chunks = [open_chunk(*chunk) for chunk in zip(numbers, state.get_chunks(numbers), strict=True)]
+    chunks = [_open_chunk(*chunk) for chunk in zip(numbers, state.get_chunks(numbers), strict=True)]
     full = _unpack_chunks(numbers, [packed for _, packed in chunks])
     events = np.concatenate([full, decode_events(bytes(header.tail))])
     skipped = first_seq_no - 1 - numbers.start * per_chunk

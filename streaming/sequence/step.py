@@ -262,21 +262,16 @@ class SequenceStep:
         )
         # What the record brought is all that there is: then it is packed already.
         whole = kept.first_seq_no == 1 and fresh.seq_no == len(rows) and event.seed.packed[0] == rules.packing_version
-        snapshot = self._snapshot(state, fresh, event.user_id, kept, event.seed.packed if whole else None)
+        snapshot = self._snapshot(
+            state, fresh, event.user_id, kept._replace(packed=event.seed.packed) if whole else kept
+        )
         header.drop_ids(state)
         self.headers.put(state, event.user_id, fresh)
         return Outcome(seeded=True, snapshot=snapshot)
 
-    def _snapshot(
-        self,
-        state: UserState,
-        header: Header,
-        user_id: int,
-        kept: Kept | None = None,
-        packed: bytes | None = None,
-    ) -> SequenceSnapshot:
+    def _snapshot(self, state: UserState, header: Header, user_id: int, kept: Kept | None = None) -> SequenceSnapshot:
         header.covered_seq_no, header.deadline_ms = header.seq_no, 0
-        first_seq_no, base_digest, events = kept or read_kept(state, header, self._settings.kept_events)
+        first_seq_no, base_digest, events, packed = kept or read_kept(state, header, self._settings.kept_events)
         return SequenceSnapshot(
             schema_version=SCHEMA_VERSION,
             user_id=user_id,

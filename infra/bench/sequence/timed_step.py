@@ -34,15 +34,8 @@ class TimedStep(SequenceStep):
         self.taken.extend((event[1], header.seq_no, took - sum(self.snapshots[snapshots + 2 :: 3])))
         return outcome
 
-    def _snapshot(
-        self,
-        state: UserState,
-        header: Header,
-        user_id: int,
-        kept: Kept | None = None,
-        packed: bytes | None = None,
-    ) -> SequenceSnapshot:
+    def _snapshot(self, state: UserState, header: Header, user_id: int, kept: Kept | None = None) -> SequenceSnapshot:
         started = time.perf_counter_ns()
-        snapshot = super()._snapshot(state, header, user_id, kept, packed)
+        snapshot = super()._snapshot(state, header, user_id, kept)
         self.snapshots.extend((user_id, header.seq_no, time.perf_counter_ns() - started))
         return snapshot
