@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import sys
 
-from pyflink.datastream import KeyedProcessFunction, KeyedStream, StreamExecutionEnvironment
+from pyflink.datastream import DataStream, KeyedProcessFunction, KeyedStream, StreamExecutionEnvironment
 from pyflink.table import StreamTableEnvironment
 
 from schemas.topics import DEAD_LETTER_TOPICS, EVENTS, SNAPSHOTS, UPDATES
@@ -33,9 +33,14 @@ def follow(events: KeyedStream, function: KeyedProcessFunction, config: Sequence
     """The graph behind the source: batches, the function, and its outputs to their topics."""
     batches = in_batches(events, config.batch, "batches")
     sequences = batches.process(function, batch_type()).name("sequences").uid("sequences")
+    write_outputs(sequences, rows_of_batches(sequences, "updates"), config)
+
+
+def write_outputs(sequences: DataStream, updates: DataStream, config: SequenceJobConfig) -> None:
+    """Updates, and what the function emits on the side, to their topics."""
     snapshots = side_output(sequences, snapshot_tag())
     dead_letters = side_output(sequences, dead_letter_tag())
-    write(rows_of_batches(sequences, "updates"), UPDATES, config.kafka, config.sink, "to-updates")
+    write(updates, UPDATES, config.kafka, config.sink, "to-updates")
     write(snapshots, SNAPSHOTS, config.kafka, config.sink, "to-snapshots")
     write(dead_letters, DEAD_LETTER_TOPICS[EVENTS.name], config.kafka, config.sink, "to-dead-letters")
 

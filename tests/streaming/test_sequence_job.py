@@ -182,7 +182,8 @@ def test_updates_snapshots_and_dead_letters(jobs: JobRunner) -> None:
         records.insert(place * 100, record)
     records += [Record(EVENTS, HEARTBEAT_KEY, b"", START_MS, partition) for partition in range(PARTITIONS)]
 
-    job = jobs.submit("sequence_job", SETTINGS)
+    # Batches of a few records, and one that is larger than a batch may be.
+    job = jobs.submit("sequence_job", [*SETTINGS, "batch.max_bytes=1024"])
     places = jobs.produce(records)
     wait_until_covered(jobs, events)
     jobs.flink.stop_with_savepoint(job)
