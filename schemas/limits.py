@@ -15,6 +15,8 @@ class Limits:
     max_record_bytes: int = 65_536
     #: Candidates in one request; items in one impression.
     max_candidates: int = 2_000
+    #: Features of a request's candidates, and likewise of its context.
+    max_features: int = 64
     #: Ids are 1 .. max_id; Flink's BIGINT and Parquet's int64 hold them all.
     max_id: int = (1 << 63) - 1
     #: Records of one SEED.

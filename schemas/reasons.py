@@ -31,6 +31,7 @@ class Reason(StrEnum):
     UNKNOWN_TASK = "unknown_task"
     DIGEST_MISMATCH = "digest_mismatch"
     CONFLICTING_IMPRESSION = "conflicting_impression"
+    OVER_LIMIT = "over_limit"
 
 
 class Rejected(Exception):  # noqa: N818 - a verdict on a record, not a failure of ours

@@ -89,8 +89,14 @@ EXAMPLES: Final = Topic(
     max_message_bytes=1 << 20,
     timestamp_type="LogAppendTime",
 )
+LATE_FEEDBACK: Final = Topic(
+    name="training.late-feedback.v1",
+    retention_ms=14 * _DAY_MS,
+    max_message_bytes=1 << 20,
+    timestamp_type="LogAppendTime",
+)
 
-LIVE_TOPICS: Final = (EVENTS, UPDATES, SNAPSHOTS, REQUESTS, RESPONSES, IMPRESSIONS, EXAMPLES)
+LIVE_TOPICS: Final = (EVENTS, UPDATES, SNAPSHOTS, REQUESTS, RESPONSES, IMPRESSIONS, EXAMPLES, LATE_FEEDBACK)
 
 
 def dead_letter_topic(topic: Topic) -> Topic:

@@ -12,17 +12,20 @@ from pydantic import Field, ValidationError, model_validator
 
 from schemas.history import EVENT_BYTES
 from schemas.limits import Limits
-from schemas.topics import EXAMPLE_JOB_GROUP, IMPRESSIONS, SEQUENCE_JOB_GROUP, SNAPSHOTS
-from streaming.examples.join import ExampleSettings
-from streaming.examples.labels import LabelRule
+from schemas.topics import EXAMPLE_JOB_GROUP, SEQUENCE_JOB_GROUP, SNAPSHOTS
+from streaming.examples.labels import Task
+from streaming.examples.settings import ExampleSettings, JoinLimits
 from streaming.sections import (
     BatchSection,
     DedupeSection,
     JobSection,
+    JoinLimitsSection,
     KafkaSection,
     LabelSection,
     LimitsSection,
+    Milliseconds,
     Name,
+    PendingSection,
     PositiveMilliseconds,
     Section,
     SequenceSection,
@@ -120,8 +123,19 @@ class ExampleJobConfig(JobConfig):
 
     job: ExampleJobSection = ExampleJobSection()
     kafka: ExampleKafkaSection = ExampleKafkaSection()
+    #: Of the tasks that have none of their own. The example is written when the longest window has closed.
     label_window_ms: PositiveMilliseconds = 600_000
+    #: Feedback published later than the longest window, but at most so long after the request, revises the example.
+    #: 0: nothing does.
+    revision_window_ms: Milliseconds = 0
+    #: Feedback that names no request belongs to the newest impression of its item that is at most so old when it is
+    #: published. 0: to none.
+    attribution_window_ms: Milliseconds = 0
+    #: Write requests that were answered and not shown, too: with all candidates as targets, and no positions.
+    emit_unshown: bool = False
     labels: Annotated[tuple[LabelSection, ...], Field(min_length=1)] = (LabelSection(task="touch"),)
+    join_limits: JoinLimitsSection = JoinLimitsSection()
+    state: PendingSection = PendingSection()
     sink: TransactionalSinkSection = TransactionalSinkSection()
 
     @model_validator(mode="after")
@@ -129,21 +143,35 @@ class ExampleJobConfig(JobConfig):
         tasks = [label.task for label in self.labels]
         if len(set(tasks)) != len(tasks):
             raise ValueError(f"labels name a task twice: {', '.join(tasks)}")
+        longest_ms = max(task.window_ms for task in self.tasks())
+        if self.revision_window_ms and self.revision_window_ms <= longest_ms:
+            raise ValueError(f"revision_window_ms must exceed the longest label window, {longest_ms} ms, or be 0")
         if self.sink.transaction_timeout_ms <= self.job.checkpoint_interval_ms + self.job.checkpoint_timeout_ms:
             raise ValueError(
                 "sink.transaction_timeout_ms must exceed job.checkpoint_interval_ms + checkpoint_timeout_ms"
             )
         return self
 
+    def tasks(self) -> tuple[Task, ...]:
+        """The labels' rules."""
+        return tuple(
+            Task(
+                name=label.task,
+                rule=label.when.rule(),
+                window_ms=label.window_ms or self.label_window_ms,
+                weight=label.weight,
+            )
+            for label in self.labels
+        )
+
     def settings(self) -> ExampleSettings:
         """The rules for the join."""
         return ExampleSettings(
-            label_window_ms=self.label_window_ms,
-            labels=tuple(
-                LabelRule(task=label.task, actions=None if label.actions == "any" else frozenset(label.actions))
-                for label in self.labels
-            ),
-            impressions_topic=IMPRESSIONS.name,
+            tasks=self.tasks(),
+            revision_window_ms=self.revision_window_ms,
+            attribution_window_ms=self.attribution_window_ms,
+            emit_unshown=self.emit_unshown,
+            limits=JoinLimits(**self.join_limits.model_dump()),
         )
 
 
@@ -183,9 +211,27 @@ def load_config(config_type: type[C], path: Path | None, overrides: Sequence[str
         return config_type.model_validate(document)
     except ValidationError as error:
         problems = "; ".join(
-            f"{'.'.join(map(str, problem['loc'])) or 'the whole'}: {problem['msg']}" for problem in error.errors()
+            f"{_line(text, problem['loc'])}{'.'.join(map(str, problem['loc'])) or 'the whole'}: {problem['msg']}"
+            for problem in error.errors()
         )
         raise ConfigError(f"{name}: {problems}") from error
+
+
+def _line(text: str, place: Sequence[int | str]) -> str:
+    """ "line n: " of the deepest part of `place` that the text has; nothing for what only a flag or a default says."""
+    node, line = yaml.compose(text), ""
+    for step in place:
+        if isinstance(node, yaml.MappingNode):
+            found = [(key, value) for key, value in node.value if key.value == str(step)]
+        elif isinstance(node, yaml.SequenceNode) and isinstance(step, int) and step < len(node.value):
+            found = [(node.value[step], node.value[step])]
+        else:
+            found = []
+        if not found:
+            break
+        mark, node = found[0]
+        line = f"line {mark.start_mark.line + 1}: "
+    return line
 
 
 def effective_yaml(config: JobConfig) -> str:

@@ -11,11 +11,11 @@ import sys
 from pyflink.datastream import StreamExecutionEnvironment
 from pyflink.table import StreamTableEnvironment
 
-from schemas.topics import DEAD_LETTER_TOPICS, EXAMPLES, IMPRESSIONS, RESPONSES
+from schemas.topics import DEAD_LETTER_TOPICS, EXAMPLES, IMPRESSIONS, LATE_FEEDBACK, RESPONSES
 from streaming.config import ExampleJobConfig
 from streaming.flink.batches import in_batches
 from streaming.flink.environment import job_environment, parse_arguments
-from streaming.flink.example_function import TOPICS, ExampleFunction, dead_letter_tag
+from streaming.flink.example_function import TOPICS, ExampleFunction, dead_letter_tag, late_feedback_tag
 from streaming.flink.internals import side_output
 from streaming.flink.sinks import output_type, write
 from streaming.flink.source import keyed_records
@@ -28,15 +28,19 @@ def build(environment: StreamExecutionEnvironment, config: ExampleJobConfig) -> 
     records = keyed_records(tables, TOPICS, config.kafka, config.watermark)
     examples = (
         in_batches(records, config.batch, "batches")
-        .process(ExampleFunction(config.settings(), config.record_limits()), output_type())
+        .process(
+            ExampleFunction(config.settings(), config.record_limits(), config.state.cached_requests), output_type()
+        )
         .name("examples")
         .uid("examples")
     )
-    # A dead letter twice is harmless, and it need not wait for a checkpoint.
+    # A dead letter or late feedback twice is harmless, and it need not wait for a checkpoint.
     plain = SinkSection(linger_ms=config.sink.linger_ms, compression=config.sink.compression)
     for topic in (RESPONSES, IMPRESSIONS):
         letters = side_output(examples, dead_letter_tag(topic))
         write(letters, DEAD_LETTER_TOPICS[topic.name], config.kafka, plain, f"to-dead-letters-of-{topic.name}")
+    late = side_output(examples, late_feedback_tag())
+    write(late, LATE_FEEDBACK, config.kafka, plain, "to-late-feedback")
     write(examples, EXAMPLES, config.kafka, config.sink, "to-examples")
 
 

@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, create_model, model_validator
 from schemas.limits import Limits
 from schemas.packing import PACKING_VERSION, PACKING_VERSIONS
 from schemas.topics import UPDATES
+from streaming.examples.labels import Acted, AllOf, AnyOf, Not, Rule, Watched
 
 Count = Annotated[int, Field(ge=1)]
 Name = Annotated[str, Field(min_length=1)]
@@ -151,9 +152,83 @@ class StateSection(Section):
     cached_users: Annotated[int, Field(ge=0)] = 16_384
 
 
+class BoundSection(Section):
+    """At least the bound, or below it."""
+
+    at_least: Annotated[float, Field(ge=0)] | None = None
+    below: Annotated[float, Field(gt=0)] | None = None
+
+    @model_validator(mode="after")
+    def _one(self) -> Self:
+        if (self.at_least is None) == (self.below is None):
+            raise ValueError("a bound is either at_least or below")
+        return self
+
+
+class RuleSection(Section):
+    """When a target is positive: exactly one of these."""
+
+    #: Codes of which one was done to it, or any action at all.
+    actions: Literal["any"] | Annotated[frozenset[int], Field(min_length=1)] | None = None
+    #: How long it was watched.
+    watch_ms: BoundSection | None = None
+    #: Likewise, as a share of its duration.
+    watch_fraction: BoundSection | None = None
+    all: Annotated[tuple[RuleSection, ...], Field(min_length=1)] | None = None
+    any: Annotated[tuple[RuleSection, ...], Field(min_length=1)] | None = None
+    not_: Annotated[RuleSection | None, Field(alias="not")] = None
+
+    model_config = ConfigDict(frozen=True, extra="forbid", serialize_by_alias=True)
+
+    @model_validator(mode="after")
+    def _one(self) -> Self:
+        given = sorted(self.model_fields_set - {name for name in self.model_fields_set if getattr(self, name) is None})
+        if len(given) != 1:
+            raise ValueError(
+                "a rule is exactly one of actions, watch_ms, watch_fraction, all, any, not;"
+                f" given: {', '.join(name.rstrip('_') for name in given) or 'none'}"
+            )
+        return self
+
+    def rule(self) -> Rule:
+        """The rule as the join applies it."""
+        if self.actions is not None:
+            return Acted(None if self.actions == "any" else self.actions)
+        for bound, of_duration in ((self.watch_ms, False), (self.watch_fraction, True)):
+            if bound is not None and bound.at_least is not None:
+                return Watched(bound.at_least, of_duration)
+            if bound is not None and bound.below is not None:
+                return Watched(bound.below, of_duration, below=True)
+        if self.not_ is not None:
+            return Not(self.not_.rule())
+        rules = tuple(each.rule() for each in self.all or self.any or ())
+        return AllOf(rules) if self.all is not None else AnyOf(rules)
+
+
 class LabelSection(Section):
     """One task's label."""
 
-    task: Name
-    #: Action codes of which one makes the item positive.
-    actions: Literal["any"] | frozenset[int] = "any"
+    task: Annotated[str, Field(min_length=1, max_length=64)]
+    #: In the training loss.
+    weight: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 1.0
+    #: Feedback counts when the user acted at most so long after the request; None: the job's label_window_ms.
+    window_ms: PositiveMilliseconds | None = None
+    when: RuleSection = RuleSection(actions="any")
+
+
+class JoinLimitsSection(Section):
+    """How much may wait for one request or user; more than that is no traffic of people."""
+
+    responses_per_request: Count = 16
+    impressions_per_request: Count = 256
+    feedback_per_request: Count = 4_096
+    #: Feedback of a user that names no request and may still find its impression.
+    unattributed_per_user: Count = 4_096
+
+
+class PendingSection(Section):
+    """The keyed state of the join."""
+
+    #: Requests that a subtask keeps decoded in Python, 1 to 4 KiB each, and as many users' own values; those that were
+    #: used last. Others' are read from the state.
+    cached_requests: Annotated[int, Field(ge=0)] = 16_384

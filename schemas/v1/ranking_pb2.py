@@ -14,25 +14,27 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x18schemas/v1/ranking.proto\x12\x0blongrank.v1\"/\n\nCandidates\x12\x0f\n\x07item_id\x18\x01 \x01(\x0c\x12\x10\n\x08group_id\x18\x02 \x01(\x0c\"\xcb\x01\n\x0eRankingRequest\x12\x16\n\x0eschema_version\x18\x01 \x01(\r\x12\x12\n\nrequest_id\x18\x02 \x01(\t\x12\x0f\n\x07user_id\x18\x03 \x01(\x04\x12\x17\n\x0frequest_time_ms\x18\x04 \x01(\x03\x12+\n\ncandidates\x18\x05 \x01(\x0b\x32\x17.longrank.v1.Candidates\x12\r\n\x05tasks\x18\x06 \x03(\t\x12\x12\n\nmin_seq_no\x18\x07 \x01(\x04\x12\x13\n\x0bmax_wait_ms\x18\x08 \x01(\r\"\x8b\x01\n\x05Stamp\x12\r\n\x05\x65poch\x18\x01 \x01(\x04\x12\x14\n\x0c\x66irst_seq_no\x18\x02 \x01(\x04\x12\x0e\n\x06seq_no\x18\x03 \x01(\x04\x12\x0e\n\x06length\x18\x04 \x01(\r\x12\x16\n\x0e\x64igest_version\x18\x05 \x01(\r\x12\x0e\n\x06\x64igest\x18\x06 \x01(\x06\x12\x15\n\rmodel_version\x18\x07 \x01(\t\"*\n\nTaskScores\x12\x0c\n\x04task\x18\x01 \x01(\t\x12\x0e\n\x06scores\x18\x02 \x01(\x0c\"\xf1\x02\n\x0fRankingResponse\x12\x16\n\x0eschema_version\x18\x01 \x01(\r\x12\x12\n\nrequest_id\x18\x02 \x01(\t\x12\x13\n\x0bresponse_id\x18\x03 \x01(\t\x12\x0f\n\x07user_id\x18\x04 \x01(\x04\x12\x17\n\x0frequest_time_ms\x18\x05 \x01(\x03\x12+\n\x06status\x18\x06 \x01(\x0e\x32\x1b.longrank.v1.ResponseStatus\x12\r\n\x05\x65rror\x18\x07 \x01(\t\x12+\n\ncandidates\x18\x08 \x01(\x0b\x32\x17.longrank.v1.Candidates\x12\'\n\x06scores\x18\t \x03(\x0b\x32\x17.longrank.v1.TaskScores\x12!\n\x05stamp\x18\n \x01(\x0b\x32\x12.longrank.v1.Stamp\x12\r\n\x05stale\x18\x0b \x01(\x08\x12\x18\n\x10source_partition\x18\x0c \x01(\r\x12\x15\n\rsource_offset\x18\r \x01(\x03\"\xbc\x01\n\nImpression\x12\x16\n\x0eschema_version\x18\x01 \x01(\r\x12\x0f\n\x07user_id\x18\x02 \x01(\x04\x12\x12\n\nrequest_id\x18\x03 \x01(\t\x12\x13\n\x0bresponse_id\x18\x04 \x01(\t\x12\x17\n\x0frequest_time_ms\x18\x05 \x01(\x03\x12\x1a\n\x12impression_time_ms\x18\x06 \x01(\x03\x12\x0f\n\x07item_id\x18\x07 \x01(\x0c\x12\x16\n\x0e\x66irst_position\x18\x08 \x01(\r*\x82\x01\n\x0eResponseStatus\x12\x1f\n\x1bRESPONSE_STATUS_UNSPECIFIED\x10\x00\x12\x16\n\x12RESPONSE_STATUS_OK\x10\x01\x12\x1b\n\x17RESPONSE_STATUS_INVALID\x10\x02\x12\x1a\n\x16RESPONSE_STATUS_BEHIND\x10\x03\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x18schemas/v1/ranking.proto\x12\x0blongrank.v1\"=\n\rFeatureColumn\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\r\n\x05int64\x18\x02 \x01(\x0c\x12\x0f\n\x07\x66loat32\x18\x03 \x01(\x0c\"]\n\nCandidates\x12\x0f\n\x07item_id\x18\x01 \x01(\x0c\x12\x10\n\x08group_id\x18\x02 \x01(\x0c\x12,\n\x08\x66\x65\x61tures\x18\x03 \x03(\x0b\x32\x1a.longrank.v1.FeatureColumn\"\xf8\x01\n\x0eRankingRequest\x12\x16\n\x0eschema_version\x18\x01 \x01(\r\x12\x12\n\nrequest_id\x18\x02 \x01(\t\x12\x0f\n\x07user_id\x18\x03 \x01(\x04\x12\x17\n\x0frequest_time_ms\x18\x04 \x01(\x03\x12+\n\ncandidates\x18\x05 \x01(\x0b\x32\x17.longrank.v1.Candidates\x12\r\n\x05tasks\x18\x06 \x03(\t\x12\x12\n\nmin_seq_no\x18\x07 \x01(\x04\x12\x13\n\x0bmax_wait_ms\x18\x08 \x01(\r\x12+\n\x07\x63ontext\x18\t \x03(\x0b\x32\x1a.longrank.v1.FeatureColumn\"\x8b\x01\n\x05Stamp\x12\r\n\x05\x65poch\x18\x01 \x01(\x04\x12\x14\n\x0c\x66irst_seq_no\x18\x02 \x01(\x04\x12\x0e\n\x06seq_no\x18\x03 \x01(\x04\x12\x0e\n\x06length\x18\x04 \x01(\r\x12\x16\n\x0e\x64igest_version\x18\x05 \x01(\r\x12\x0e\n\x06\x64igest\x18\x06 \x01(\x06\x12\x15\n\rmodel_version\x18\x07 \x01(\t\"*\n\nTaskScores\x12\x0c\n\x04task\x18\x01 \x01(\t\x12\x0e\n\x06scores\x18\x02 \x01(\x0c\"\x9e\x03\n\x0fRankingResponse\x12\x16\n\x0eschema_version\x18\x01 \x01(\r\x12\x12\n\nrequest_id\x18\x02 \x01(\t\x12\x13\n\x0bresponse_id\x18\x03 \x01(\t\x12\x0f\n\x07user_id\x18\x04 \x01(\x04\x12\x17\n\x0frequest_time_ms\x18\x05 \x01(\x03\x12+\n\x06status\x18\x06 \x01(\x0e\x32\x1b.longrank.v1.ResponseStatus\x12\r\n\x05\x65rror\x18\x07 \x01(\t\x12+\n\ncandidates\x18\x08 \x01(\x0b\x32\x17.longrank.v1.Candidates\x12\'\n\x06scores\x18\t \x03(\x0b\x32\x17.longrank.v1.TaskScores\x12!\n\x05stamp\x18\n \x01(\x0b\x32\x12.longrank.v1.Stamp\x12\r\n\x05stale\x18\x0b \x01(\x08\x12\x18\n\x10source_partition\x18\x0c \x01(\r\x12\x15\n\rsource_offset\x18\r \x01(\x03\x12+\n\x07\x63ontext\x18\x0e \x03(\x0b\x32\x1a.longrank.v1.FeatureColumn\"\xbc\x01\n\nImpression\x12\x16\n\x0eschema_version\x18\x01 \x01(\r\x12\x0f\n\x07user_id\x18\x02 \x01(\x04\x12\x12\n\nrequest_id\x18\x03 \x01(\t\x12\x13\n\x0bresponse_id\x18\x04 \x01(\t\x12\x17\n\x0frequest_time_ms\x18\x05 \x01(\x03\x12\x1a\n\x12impression_time_ms\x18\x06 \x01(\x03\x12\x0f\n\x07item_id\x18\x07 \x01(\x0c\x12\x16\n\x0e\x66irst_position\x18\x08 \x01(\r*\x82\x01\n\x0eResponseStatus\x12\x1f\n\x1bRESPONSE_STATUS_UNSPECIFIED\x10\x00\x12\x16\n\x12RESPONSE_STATUS_OK\x10\x01\x12\x1b\n\x17RESPONSE_STATUS_INVALID\x10\x02\x12\x1a\n\x16RESPONSE_STATUS_BEHIND\x10\x03\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'schemas.v1.ranking_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_RESPONSESTATUS']._serialized_start=1046
-  _globals['_RESPONSESTATUS']._serialized_end=1176
-  _globals['_CANDIDATES']._serialized_start=41
-  _globals['_CANDIDATES']._serialized_end=88
-  _globals['_RANKINGREQUEST']._serialized_start=91
-  _globals['_RANKINGREQUEST']._serialized_end=294
-  _globals['_STAMP']._serialized_start=297
-  _globals['_STAMP']._serialized_end=436
-  _globals['_TASKSCORES']._serialized_start=438
-  _globals['_TASKSCORES']._serialized_end=480
-  _globals['_RANKINGRESPONSE']._serialized_start=483
-  _globals['_RANKINGRESPONSE']._serialized_end=852
-  _globals['_IMPRESSION']._serialized_start=855
-  _globals['_IMPRESSION']._serialized_end=1043
+  _globals['_RESPONSESTATUS']._serialized_start=1245
+  _globals['_RESPONSESTATUS']._serialized_end=1375
+  _globals['_FEATURECOLUMN']._serialized_start=41
+  _globals['_FEATURECOLUMN']._serialized_end=102
+  _globals['_CANDIDATES']._serialized_start=104
+  _globals['_CANDIDATES']._serialized_end=197
+  _globals['_RANKINGREQUEST']._serialized_start=200
+  _globals['_RANKINGREQUEST']._serialized_end=448
+  _globals['_STAMP']._serialized_start=451
+  _globals['_STAMP']._serialized_end=590
+  _globals['_TASKSCORES']._serialized_start=592
+  _globals['_TASKSCORES']._serialized_end=634
+  _globals['_RANKINGRESPONSE']._serialized_start=637
+  _globals['_RANKINGRESPONSE']._serialized_end=1051
+  _globals['_IMPRESSION']._serialized_start=1054
+  _globals['_IMPRESSION']._serialized_end=1242
 # @@protoc_insertion_point(module_scope)

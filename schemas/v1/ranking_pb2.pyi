@@ -17,16 +17,28 @@ RESPONSE_STATUS_OK: ResponseStatus
 RESPONSE_STATUS_INVALID: ResponseStatus
 RESPONSE_STATUS_BEHIND: ResponseStatus
 
+class FeatureColumn(_message.Message):
+    __slots__ = ("name", "int64", "float32")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    INT64_FIELD_NUMBER: _ClassVar[int]
+    FLOAT32_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    int64: bytes
+    float32: bytes
+    def __init__(self, name: _Optional[str] = ..., int64: _Optional[bytes] = ..., float32: _Optional[bytes] = ...) -> None: ...
+
 class Candidates(_message.Message):
-    __slots__ = ("item_id", "group_id")
+    __slots__ = ("item_id", "group_id", "features")
     ITEM_ID_FIELD_NUMBER: _ClassVar[int]
     GROUP_ID_FIELD_NUMBER: _ClassVar[int]
+    FEATURES_FIELD_NUMBER: _ClassVar[int]
     item_id: bytes
     group_id: bytes
-    def __init__(self, item_id: _Optional[bytes] = ..., group_id: _Optional[bytes] = ...) -> None: ...
+    features: _containers.RepeatedCompositeFieldContainer[FeatureColumn]
+    def __init__(self, item_id: _Optional[bytes] = ..., group_id: _Optional[bytes] = ..., features: _Optional[_Iterable[_Union[FeatureColumn, _Mapping]]] = ...) -> None: ...
 
 class RankingRequest(_message.Message):
-    __slots__ = ("schema_version", "request_id", "user_id", "request_time_ms", "candidates", "tasks", "min_seq_no", "max_wait_ms")
+    __slots__ = ("schema_version", "request_id", "user_id", "request_time_ms", "candidates", "tasks", "min_seq_no", "max_wait_ms", "context")
     SCHEMA_VERSION_FIELD_NUMBER: _ClassVar[int]
     REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
     USER_ID_FIELD_NUMBER: _ClassVar[int]
@@ -35,6 +47,7 @@ class RankingRequest(_message.Message):
     TASKS_FIELD_NUMBER: _ClassVar[int]
     MIN_SEQ_NO_FIELD_NUMBER: _ClassVar[int]
     MAX_WAIT_MS_FIELD_NUMBER: _ClassVar[int]
+    CONTEXT_FIELD_NUMBER: _ClassVar[int]
     schema_version: int
     request_id: str
     user_id: int
@@ -43,7 +56,8 @@ class RankingRequest(_message.Message):
     tasks: _containers.RepeatedScalarFieldContainer[str]
     min_seq_no: int
     max_wait_ms: int
-    def __init__(self, schema_version: _Optional[int] = ..., request_id: _Optional[str] = ..., user_id: _Optional[int] = ..., request_time_ms: _Optional[int] = ..., candidates: _Optional[_Union[Candidates, _Mapping]] = ..., tasks: _Optional[_Iterable[str]] = ..., min_seq_no: _Optional[int] = ..., max_wait_ms: _Optional[int] = ...) -> None: ...
+    context: _containers.RepeatedCompositeFieldContainer[FeatureColumn]
+    def __init__(self, schema_version: _Optional[int] = ..., request_id: _Optional[str] = ..., user_id: _Optional[int] = ..., request_time_ms: _Optional[int] = ..., candidates: _Optional[_Union[Candidates, _Mapping]] = ..., tasks: _Optional[_Iterable[str]] = ..., min_seq_no: _Optional[int] = ..., max_wait_ms: _Optional[int] = ..., context: _Optional[_Iterable[_Union[FeatureColumn, _Mapping]]] = ...) -> None: ...
 
 class Stamp(_message.Message):
     __slots__ = ("epoch", "first_seq_no", "seq_no", "length", "digest_version", "digest", "model_version")
@@ -72,7 +86,7 @@ class TaskScores(_message.Message):
     def __init__(self, task: _Optional[str] = ..., scores: _Optional[bytes] = ...) -> None: ...
 
 class RankingResponse(_message.Message):
-    __slots__ = ("schema_version", "request_id", "response_id", "user_id", "request_time_ms", "status", "error", "candidates", "scores", "stamp", "stale", "source_partition", "source_offset")
+    __slots__ = ("schema_version", "request_id", "response_id", "user_id", "request_time_ms", "status", "error", "candidates", "scores", "stamp", "stale", "source_partition", "source_offset", "context")
     SCHEMA_VERSION_FIELD_NUMBER: _ClassVar[int]
     REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
     RESPONSE_ID_FIELD_NUMBER: _ClassVar[int]
@@ -86,6 +100,7 @@ class RankingResponse(_message.Message):
     STALE_FIELD_NUMBER: _ClassVar[int]
     SOURCE_PARTITION_FIELD_NUMBER: _ClassVar[int]
     SOURCE_OFFSET_FIELD_NUMBER: _ClassVar[int]
+    CONTEXT_FIELD_NUMBER: _ClassVar[int]
     schema_version: int
     request_id: str
     response_id: str
@@ -99,7 +114,8 @@ class RankingResponse(_message.Message):
     stale: bool
     source_partition: int
     source_offset: int
-    def __init__(self, schema_version: _Optional[int] = ..., request_id: _Optional[str] = ..., response_id: _Optional[str] = ..., user_id: _Optional[int] = ..., request_time_ms: _Optional[int] = ..., status: _Optional[_Union[ResponseStatus, str]] = ..., error: _Optional[str] = ..., candidates: _Optional[_Union[Candidates, _Mapping]] = ..., scores: _Optional[_Iterable[_Union[TaskScores, _Mapping]]] = ..., stamp: _Optional[_Union[Stamp, _Mapping]] = ..., stale: bool = ..., source_partition: _Optional[int] = ..., source_offset: _Optional[int] = ...) -> None: ...
+    context: _containers.RepeatedCompositeFieldContainer[FeatureColumn]
+    def __init__(self, schema_version: _Optional[int] = ..., request_id: _Optional[str] = ..., response_id: _Optional[str] = ..., user_id: _Optional[int] = ..., request_time_ms: _Optional[int] = ..., status: _Optional[_Union[ResponseStatus, str]] = ..., error: _Optional[str] = ..., candidates: _Optional[_Union[Candidates, _Mapping]] = ..., scores: _Optional[_Iterable[_Union[TaskScores, _Mapping]]] = ..., stamp: _Optional[_Union[Stamp, _Mapping]] = ..., stale: bool = ..., source_partition: _Optional[int] = ..., source_offset: _Optional[int] = ..., context: _Optional[_Iterable[_Union[FeatureColumn, _Mapping]]] = ...) -> None: ...
 
 class Impression(_message.Message):
     __slots__ = ("schema_version", "user_id", "request_id", "response_id", "request_time_ms", "impression_time_ms", "item_id", "first_position")

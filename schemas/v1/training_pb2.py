@@ -12,18 +12,21 @@ from google.protobuf.internal import builder as _builder
 _sym_db = _symbol_database.Default()
 
 
+from schemas.v1 import behaviour_pb2 as schemas_dot_v1_dot_behaviour__pb2
 from schemas.v1 import ranking_pb2 as schemas_dot_v1_dot_ranking__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19schemas/v1/training.proto\x12\x0blongrank.v1\x1a\x18schemas/v1/ranking.proto\"*\n\nTaskLabels\x12\x0c\n\x04task\x18\x01 \x01(\t\x12\x0e\n\x06labels\x18\x02 \x01(\x0c\"\xd1\x02\n\x0fTrainingExample\x12\x16\n\x0eschema_version\x18\x01 \x01(\r\x12\x12\n\nrequest_id\x18\x02 \x01(\t\x12\x13\n\x0bresponse_id\x18\x03 \x01(\t\x12\x0f\n\x07user_id\x18\x04 \x01(\x04\x12\x17\n\x0frequest_time_ms\x18\x05 \x01(\x03\x12\x15\n\rlabel_version\x18\x06 \x01(\r\x12(\n\x07targets\x18\x07 \x01(\x0b\x32\x17.longrank.v1.Candidates\x12\x10\n\x08position\x18\x08 \x01(\x0c\x12\'\n\x06labels\x18\t \x03(\x0b\x32\x17.longrank.v1.TaskLabels\x12!\n\x05stamp\x18\n \x01(\x0b\x32\x12.longrank.v1.Stamp\x12\x1c\n\x14superseded_responses\x18\x0b \x01(\r\x12\x16\n\x0eproduced_at_ms\x18\x0c \x01(\x03\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19schemas/v1/training.proto\x12\x0blongrank.v1\x1a\x1aschemas/v1/behaviour.proto\x1a\x18schemas/v1/ranking.proto\"S\n\nTaskLabels\x12\x0c\n\x04task\x18\x01 \x01(\t\x12\x0e\n\x06labels\x18\x02 \x01(\x0c\x12\x0e\n\x06weight\x18\x03 \x01(\x02\x12\x17\n\x0f\x63hanged_targets\x18\x04 \x03(\r\"\x91\x03\n\x0fTrainingExample\x12\x16\n\x0eschema_version\x18\x01 \x01(\r\x12\x12\n\nrequest_id\x18\x02 \x01(\t\x12\x13\n\x0bresponse_id\x18\x03 \x01(\t\x12\x0f\n\x07user_id\x18\x04 \x01(\x04\x12\x17\n\x0frequest_time_ms\x18\x05 \x01(\x03\x12\x15\n\rlabel_version\x18\x06 \x01(\r\x12(\n\x07targets\x18\x07 \x01(\x0b\x32\x17.longrank.v1.Candidates\x12\x10\n\x08position\x18\x08 \x01(\x0c\x12\'\n\x06labels\x18\t \x03(\x0b\x32\x17.longrank.v1.TaskLabels\x12!\n\x05stamp\x18\n \x01(\x0b\x32\x12.longrank.v1.Stamp\x12\x1c\n\x14superseded_responses\x18\x0b \x01(\r\x12\x16\n\x0eproduced_at_ms\x18\x0c \x01(\x03\x12+\n\x07\x63ontext\x18\r \x03(\x0b\x32\x1a.longrank.v1.FeatureColumn\x12\x11\n\tcaused_by\x18\x0e \x03(\x0c\"\x90\x02\n\x0cLateFeedback\x12\x16\n\x0eschema_version\x18\x01 \x01(\r\x12\x0f\n\x07user_id\x18\x02 \x01(\x04\x12\x10\n\x08\x65vent_id\x18\x03 \x01(\x0c\x12\x15\n\revent_time_ms\x18\x04 \x01(\x03\x12-\n\x0binteraction\x18\x05 \x01(\x0b\x32\x18.longrank.v1.Interaction\x12(\n\x07request\x18\x06 \x01(\x0b\x32\x17.longrank.v1.RequestRef\x12\x14\n\x0cpublished_ms\x18\x07 \x01(\x03\x12\x18\n\x10source_partition\x18\x08 \x01(\r\x12\x15\n\rsource_offset\x18\t \x01(\x03\x12\x0e\n\x06reason\x18\n \x01(\tb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'schemas.v1.training_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_TASKLABELS']._serialized_start=68
-  _globals['_TASKLABELS']._serialized_end=110
-  _globals['_TRAININGEXAMPLE']._serialized_start=113
-  _globals['_TRAININGEXAMPLE']._serialized_end=450
+  _globals['_TASKLABELS']._serialized_start=96
+  _globals['_TASKLABELS']._serialized_end=179
+  _globals['_TRAININGEXAMPLE']._serialized_start=182
+  _globals['_TRAININGEXAMPLE']._serialized_end=583
+  _globals['_LATEFEEDBACK']._serialized_start=586
+  _globals['_LATEFEEDBACK']._serialized_end=858
 # @@protoc_insertion_point(module_scope)

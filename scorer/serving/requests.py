@@ -22,6 +22,7 @@ from schemas.acceptance import (
     check_version,
     parse,
 )
+from schemas.feature_columns import check_feature_columns
 from schemas.limits import Limits
 from schemas.reasons import Reason, Rejected
 from schemas.v1.ranking_pb2 import RankingRequest
@@ -82,6 +83,8 @@ def parse_request(arrival: Arrival, limits: Limits) -> ScoreRequest:
             group_ids = _ids("group_id", message.candidates.group_id, limits, lowest=0)
         if len(group_ids) != len(item_ids):
             raise Rejected(Reason.MALFORMED_COLUMNS, f"{len(item_ids)} candidates have {len(group_ids)} groups")
+        check_feature_columns("candidates.features", message.candidates.features, len(item_ids), limits)
+        check_feature_columns("context", message.context, 1, limits)
     except Rejected as rejected:
         raise Unanswerable(rejected.reason, rejected.detail, message) from rejected
     return ScoreRequest(arrival, message, item_ids, group_ids)

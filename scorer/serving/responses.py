@@ -37,7 +37,10 @@ def response_id(request_id: str, candidates: Candidates, stamp: Stamp | None, ou
     """
     digest = blake2b(digest_size=_RESPONSE_ID_BYTES, person=b"longrank.resp.v1")
     named = b"" if stamp is None else struct.pack("<QQQQ", stamp.epoch, stamp.first_seq_no, stamp.seq_no, stamp.digest)
-    for part in (request_id.encode(), candidates.item_id, candidates.group_id, named, outcome.encode()):
+    parts = [request_id.encode(), candidates.item_id, candidates.group_id, named, outcome.encode()]
+    for feature in candidates.features:
+        parts += feature.name.encode(), feature.int64, feature.float32
+    for part in parts:
         digest.update(_LENGTH.pack(len(part)) + part)
     return digest.hexdigest()
 
@@ -75,6 +78,7 @@ def scored_response(
         stale=served.stale,
         source_partition=request.arrival.partition,
         source_offset=request.arrival.offset,
+        context=message.context,
     )
 
 

@@ -15,6 +15,7 @@ from schemas.acceptance import (
     check_version,
     parse,
 )
+from schemas.feature_columns import check_feature_columns
 from schemas.limits import Limits
 from schemas.reasons import Reason, Rejected
 from schemas.topics import RESPONSES
@@ -58,6 +59,9 @@ def accept_response(
                 Reason.MALFORMED_COLUMNS,
                 f"candidates.group_id has {groups} bytes, item_id {len(response.candidates.item_id)}",
             )
+        candidates = len(response.candidates.item_id) // _ID_BYTES
+        check_feature_columns("candidates.features", response.candidates.features, candidates, limits)
+        check_feature_columns("context", response.context, 1, limits)
     check_time("request_time_ms", response.request_time_ms, limits)
     check_skew("request_time_ms", response.request_time_ms, record_timestamp_ms, limits)
     return response

@@ -1,79 +1,237 @@
-"""What waits for a label time: every response, impression and feedback that came, each once.
+"""What waits in one user's state: requests until their labels are final, and feedback that has not found its request.
 
-One value per user and label time, keyed by that time: normally one request. Layout 1: a version byte, then entries of
-`<B kind><B request_id length><B identity length><I payload length>` request_id, identity, payload.
+Two kinds of values in one map. Under a label time (ms, above 0): the requests that have it, normally one. Under 0: the
+user's own, what concerns no single request. Both begin with the layout's version.
 """
 
 from __future__ import annotations
 
 import struct
+from collections.abc import Iterator
+from dataclasses import dataclass, field
 from enum import IntEnum
-from typing import Final, NamedTuple, Protocol
+from typing import Final, NamedTuple, Protocol, Self
 
-from streaming.sequence.state import StateError
+from streaming.examples.labels import Feedback
+from streaming.sequence.state import EVENT_ID_BYTES, StateError
 
-PENDING_VERSION: Final = 1
-_ENTRY: Final = struct.Struct("<BBBI")
+PENDING_VERSION: Final = 2
+#: Where the user's own value stands.
+USER_SLOT: Final = 0
 
-
-class Kind(IntEnum):
-    """What an entry is."""
-
-    RESPONSE = 1
-    IMPRESSION = 2
-    FEEDBACK = 3
-
-
-class EntryKey(NamedTuple):
-    """An entry is kept once per kind, request and identity (a response's id, an impression's digest, an event's id)."""
-
-    kind: int
-    request_id: str
-    identity: bytes
-
-
-Pending = dict[EntryKey, bytes]
+_IDENTITY_BYTES: Final = 16
+_COUNT: Final = struct.Struct("<I")
+#: event_id, published, partition, offset, and what `Feedback` has; then the response's id.
+_GIVEN: Final = struct.Struct("<16sqIqqQIqq")
+_WAITING: Final = struct.Struct("<q")
+_SHOWN: Final = struct.Struct("<qqq")
+_SWEEP: Final = struct.Struct("<q")
 
 
 class PendingState(Protocol):
-    """One user's part of the keyed state: label time in ms -> packed entries."""
+    """One user's part of the keyed state."""
 
-    def get(self, due_ms: int) -> bytes | None: ...
+    def get(self, slot: int) -> bytes | None: ...
 
-    def put(self, due_ms: int, pending: bytes) -> None: ...
+    def put(self, slot: int, packed: bytes) -> None: ...
 
-    def remove(self, due_ms: int) -> None: ...
-
-
-def pack_pending(pending: Pending) -> bytes:
-    """Bytes for the state."""
-    parts = [bytes([PENDING_VERSION])]
-    for (kind, request_id, identity), payload in pending.items():
-        name = request_id.encode("ascii")
-        parts += (_ENTRY.pack(kind, len(name), len(identity), len(payload)), name, identity, payload)
-    return b"".join(parts)
+    def remove(self, slot: int) -> None: ...
 
 
-def unpack_pending(packed: bytes) -> Pending:
-    """The inverse of `pack_pending`.
+class Given(NamedTuple):
+    """Feedback with its record's timestamp, ms, and coordinates, and the response it names; "": none."""
 
-    Raises:
-        StateError: another layout version, or bytes that no `pack_pending` wrote.
-    """
-    if packed[:1] != bytes([PENDING_VERSION]):
-        raise StateError(f"pending requests of layout {packed[:1].hex()}: not readable here")
-    pending: Pending = {}
-    at, end = 1, len(packed)
-    while at < end:
-        if at + _ENTRY.size > end:
-            raise StateError(f"pending requests are truncated at byte {at} of {end}")
-        kind, name_length, identity_length, payload_length = _ENTRY.unpack_from(packed, at)
-        name_at = at + _ENTRY.size
-        identity_at = name_at + name_length
-        payload_at = identity_at + identity_length
-        at = payload_at + payload_length
-        if at > end:
-            raise StateError(f"pending requests are truncated: an entry ends at byte {at} of {end}")
-        key = EntryKey(kind, packed[name_at:identity_at].decode("ascii"), packed[identity_at:payload_at])
-        pending[key] = packed[payload_at:at]
-    return pending
+    published_ms: int
+    event_id: bytes
+    partition: int
+    offset: int
+    feedback: Feedback
+    response_id: str
+
+
+class Phase(IntEnum):
+    """How far a request is."""
+
+    #: Its records are collected.
+    OPEN = 0
+    #: The example is written; feedback may revise it.
+    WRITTEN = 1
+
+
+@dataclass(slots=True)
+class Request:
+    """One request. OPEN: everything that came, each once. WRITTEN: its newest example, and the feedback it knows."""
+
+    phase: Phase = Phase.OPEN
+    #: response_id -> a RankingResponse with what the example needs of it.
+    responses: dict[str, bytes] = field(default_factory=dict)
+    #: BLAKE2b-128 of the record -> its coordinates and value, see `join`.
+    impressions: dict[bytes, bytes] = field(default_factory=dict)
+    #: event_id ->
+    feedback: dict[bytes, Given] = field(default_factory=dict)
+    #: The TrainingExample that was written last.
+    example: bytes = b""
+    #: Ids of the feedback that came since then and changed no label.
+    since: list[bytes] = field(default_factory=list)
+
+
+class Shown(NamedTuple):
+    """An impression, for the attribution of feedback that names no request; ms."""
+
+    time_ms: int
+    request_time_ms: int
+    due_ms: int
+    request_id: str
+    response_id: str
+    items: frozenset[int]
+
+
+class Waiting(NamedTuple):
+    """Feedback that takes effect when the watermark is where it was published; `request_id` "": it names none."""
+
+    given: Given
+    due_ms: int
+    request_id: str
+
+
+@dataclass(slots=True)
+class DueRequests:
+    """A user's requests with one label time."""
+
+    requests: dict[str, Request] = field(default_factory=dict)
+    #: Something of it is in the state.
+    stored: bool = False
+
+    def pack(self) -> bytes:
+        """Bytes for the state."""
+        parts: list[bytes] = [bytes([PENDING_VERSION]), _COUNT.pack(len(self.requests))]
+        for request_id, request in self.requests.items():
+            parts += _text(request_id), bytes([request.phase]), _COUNT.pack(len(request.responses))
+            for response_id, response in request.responses.items():
+                parts += _text(response_id), _blob(response)
+            parts.append(_COUNT.pack(len(request.impressions)))
+            for identity, impression in request.impressions.items():
+                parts += identity, _blob(impression)
+            parts.append(_COUNT.pack(len(request.feedback)))
+            parts += map(_pack_given, request.feedback.values())
+            parts += _blob(request.example), _blob(b"".join(request.since))
+        return b"".join(parts)
+
+    @classmethod
+    def unpack(cls, packed: bytes) -> Self:
+        """The inverse. Raises StateError: another layout version, or damaged."""
+        reader = _Reader(packed)
+        due = cls(stored=True)
+        for _ in range(reader.count()):
+            request_id = reader.text()
+            request = due.requests[request_id] = Request(Phase(reader.take(1)[0]))
+            request.responses = {reader.text(): reader.blob() for _ in range(reader.count())}
+            request.impressions = {reader.take(_IDENTITY_BYTES): reader.blob() for _ in range(reader.count())}
+            request.feedback = {given.event_id: given for given in reader.given()}
+            request.example, since = reader.blob(), reader.blob()
+            request.since = [since[at : at + EVENT_ID_BYTES] for at in range(0, len(since), EVENT_ID_BYTES)]
+        reader.end()
+        return due
+
+
+@dataclass(slots=True)
+class UserPending:
+    """What concerns no single request of the user."""
+
+    #: item -> event_id -> feedback that names no request, until the requests that may have shown the item are due.
+    loose: dict[int, dict[bytes, Given]] = field(default_factory=dict)
+    #: event_id -> feedback published after the label time of its request, until it takes effect.
+    waiting: dict[bytes, Waiting] = field(default_factory=dict)
+    #: To which feedback may be attributed.
+    shown: list[Shown] = field(default_factory=list)
+    #: When the registered timer fires that drops what is too old; 0: none is registered.
+    sweep_ms: int = 0
+    stored: bool = False
+
+    def __len__(self) -> int:
+        return sum(map(len, self.loose.values())) + len(self.waiting)
+
+    def pack(self) -> bytes:
+        """Bytes for the state."""
+        loose = [given for of_item in self.loose.values() for given in of_item.values()]
+        parts = [bytes([PENDING_VERSION]), _SWEEP.pack(self.sweep_ms), _COUNT.pack(len(loose))]
+        parts += map(_pack_given, loose)
+        parts.append(_COUNT.pack(len(self.waiting)))
+        for given, due_ms, request_id in self.waiting.values():
+            parts += _pack_given(given), _WAITING.pack(due_ms), _text(request_id)
+        parts.append(_COUNT.pack(len(self.shown)))
+        for time_ms, request_time_ms, due_ms, request_id, response_id, items in self.shown:
+            parts += _SHOWN.pack(time_ms, request_time_ms, due_ms), _text(request_id), _text(response_id)
+            parts.append(_blob(struct.pack(f"<{len(items)}Q", *sorted(items))))
+        return b"".join(parts)
+
+    @classmethod
+    def unpack(cls, packed: bytes) -> Self:
+        """The inverse. Raises StateError: another layout version, or damaged."""
+        reader = _Reader(packed)
+        user = cls(stored=True)
+        (user.sweep_ms,) = reader.fields(_SWEEP)
+        for given in reader.given():
+            user.loose.setdefault(given.feedback.item_id, {})[given.event_id] = given
+        for _ in range(reader.count()):
+            given = reader.one_given()
+            (due_ms,) = reader.fields(_WAITING)
+            user.waiting[given.event_id] = Waiting(given, due_ms, reader.text())
+        for _ in range(reader.count()):
+            time_ms, request_time_ms, due_ms = reader.fields(_SHOWN)
+            request_id, response_id, items = reader.text(), reader.text(), reader.blob()
+            shown = frozenset(struct.unpack(f"<{len(items) // 8}Q", items))
+            user.shown.append(Shown(time_ms, request_time_ms, due_ms, request_id, response_id, shown))
+        reader.end()
+        return user
+
+
+def _text(text: str) -> bytes:
+    encoded = text.encode("ascii")
+    return bytes([len(encoded)]) + encoded
+
+
+def _blob(content: bytes) -> bytes:
+    return _COUNT.pack(len(content)) + content
+
+
+def _pack_given(given: Given) -> bytes:
+    published_ms, event_id, partition, offset, feedback, response_id = given
+    return _GIVEN.pack(event_id, published_ms, partition, offset, *feedback) + _text(response_id)
+
+
+class _Reader:
+    def __init__(self, packed: bytes) -> None:
+        if packed[:1] != bytes([PENDING_VERSION]):
+            raise StateError(f"pending requests of layout {packed[:1].hex()}: not readable here")
+        self._packed, self._at = packed, 1
+
+    def take(self, count: int) -> bytes:
+        begin, self._at = self._at, self._at + count
+        if self._at > len(self._packed):
+            raise StateError(f"pending requests are truncated at byte {len(self._packed)} of {self._at}")
+        return self._packed[begin : self._at]
+
+    def fields(self, layout: struct.Struct) -> tuple[int, ...]:
+        return layout.unpack(self.take(layout.size))
+
+    def count(self) -> int:
+        return self.fields(_COUNT)[0]
+
+    def blob(self) -> bytes:
+        return self.take(self.count())
+
+    def text(self) -> str:
+        return self.take(self.take(1)[0]).decode("ascii")
+
+    def one_given(self) -> Given:
+        event_id, published_ms, partition, offset, *feedback = _GIVEN.unpack(self.take(_GIVEN.size))
+        return Given(published_ms, event_id, partition, offset, Feedback(*feedback), self.text())
+
+    def given(self) -> Iterator[Given]:
+        for _ in range(self.count()):
+            yield self.one_given()
+
+    def end(self) -> None:
+        if self._at != len(self._packed):
+            raise StateError(f"pending requests have {len(self._packed) - self._at} bytes left over")

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from functools import lru_cache, partial
 from typing import Final
 
+from google.protobuf.message import Message
 from pyflink.common.typeinfo import Types
 from pyflink.datastream import KeyedProcessFunction, OutputTag, RuntimeContext
 from pyflink.datastream.state import MapState, MapStateDescriptor
@@ -13,23 +14,27 @@ from pyflink.datastream.state import MapState, MapStateDescriptor
 from schemas.limits import Limits
 from schemas.partitioner import user_key
 from schemas.reasons import Rejected
-from schemas.topics import EVENTS, IMPRESSIONS, RESPONSES, Topic
-from schemas.v1.operations_pb2 import DeadLetter
+from schemas.topics import EVENTS, IMPRESSIONS, LATE_FEEDBACK, RESPONSES, Topic
 from streaming.dead_letters import Source, dead_letter
 from streaming.examples.accept import accept_impression, accept_response
-from streaming.examples.join import STAGE, ExampleJoin, ExampleSettings, JoinOutcome
+from streaming.examples.build import Record
+from streaming.examples.join import ExampleJoin
+from streaming.examples.settings import ExampleSettings
+from streaming.examples.turn import JoinOutcome
 from streaming.flink.batches import split_records
 from streaming.flink.fresh_code import Shipped
-from streaming.flink.internals import KeySwitch
-from streaming.flink.metrics import EXAMPLE_COUNTERS, Counters, reason_counter
+from streaming.flink.internals import KeySwitch, OutputRow
+from streaming.flink.metrics import EXAMPLE_COUNTERS, Metrics, reason_counter
 from streaming.flink.rows import message_row, wall_clock_ms
 from streaming.flink.sinks import output_type
 from streaming.sequence.accept import accept_event
 
+STAGE: Final = "example_job"
 #: The job's inputs; a record's tag is its topic's place here.
 TOPICS: Final[tuple[Topic, ...]] = (EVENTS, RESPONSES, IMPRESSIONS)
 _EVENT, _RESPONSE = 0, 1
-_REMEMBERED_KEYS: Final = 16_384
+#: How long a count may wait for Flink to see it, while records come; a checkpoint shows all.
+_PUBLISH_EVERY_MS: Final = 1_000
 
 
 def dead_letter_tag(topic: Topic) -> OutputTag:
@@ -37,102 +42,142 @@ def dead_letter_tag(topic: Topic) -> OutputTag:
     return OutputTag(f"dead-letters-of-{topic.name}", output_type())
 
 
+def late_feedback_tag() -> OutputTag:
+    """Where feedback goes that came too late; likewise."""
+    return OutputTag(LATE_FEEDBACK.name, output_type())
+
+
 class FlinkPendingState:
-    """`PendingState` over the current key's Flink state."""
+    """`PendingState` of one user over Flink's state; Flink has one current key, and each access makes the user's it."""
 
-    def __init__(self, pending: MapState) -> None:
-        self._pending = pending
+    __slots__ = ("_keys", "_pending", "_user_id")
 
-    def get(self, due_ms: int) -> bytes | None:
-        pending: bytes | None = self._pending.get(due_ms)
-        return pending
+    def __init__(self, pending: MapState, keys: KeySwitch, user_id: int) -> None:
+        self._pending, self._keys, self._user_id = pending, keys, user_id
 
-    def put(self, due_ms: int, pending: bytes) -> None:
-        self._pending.put(due_ms, pending)
+    def get(self, slot: int) -> bytes | None:
+        self._keys.enter(self._user_id)
+        packed: bytes | None = self._pending.get(slot)
+        return packed
 
-    def remove(self, due_ms: int) -> None:
-        self._pending.remove(due_ms)
+    def put(self, slot: int, packed: bytes) -> None:
+        self._keys.enter(self._user_id)
+        self._pending.put(slot, packed)
+
+    def remove(self, slot: int) -> None:
+        self._keys.enter(self._user_id)
+        self._pending.remove(slot)
 
 
 class ExampleFunction(Shipped, KeyedProcessFunction):  # type: ignore[misc]
-    """Batches of records in; examples out, dead letters on the side, all `sinks.output_type`."""
+    """Batches of records in; examples out, late feedback and dead letters on the side, all `sinks.output_type`.
 
-    def __init__(self, settings: ExampleSettings, limits: Limits, clock_ms: Callable[[], int] = wall_clock_ms) -> None:
+    Args:
+        cached_requests: see `ExampleJoin`.
+    """
+
+    def __init__(self, settings: ExampleSettings, limits: Limits, cached_requests: int) -> None:
         self._settings = settings
         self._limits = limits
-        self._clock_ms = clock_ms
+        self._cached_requests = cached_requests
 
     def open(self, runtime_context: RuntimeContext) -> None:
         """Flink's hook: state and counters, on the TaskManager."""
         # Bytes in state are declared pickled: PRIMITIVE_ARRAY(BYTE) does not survive thread mode.
         descriptor = MapStateDescriptor("pending", Types.LONG(), Types.PICKLED_BYTE_ARRAY())
-        self._state = FlinkPendingState(runtime_context.get_map_state(descriptor))
-        self._keys = KeySwitch(runtime_context, _REMEMBERED_KEYS)
-        self._counters = Counters(runtime_context, EXAMPLE_COUNTERS)
-        self._join = ExampleJoin(self._settings)
+        self._keys = KeySwitch(runtime_context, self._cached_requests)
+        state = partial(FlinkPendingState, runtime_context.get_map_state(descriptor), self._keys)
+        self._state_of = lru_cache(maxsize=self._cached_requests)(state)
+        self._metrics = Metrics(runtime_context, EXAMPLE_COUNTERS, ())
+        self._publish_ms = 0
+        self._join = ExampleJoin(self._settings, self._cached_requests)
         self._dead_letters = {topic.name: dead_letter_tag(topic) for topic in (RESPONSES, IMPRESSIONS)}
+        self._late_feedback = late_feedback_tag()
+
+    def close(self) -> None:
+        """Flink's hook: the task ends."""
+        self._metrics.publish()
 
     def process_element(self, value: bytes, ctx: KeyedProcessFunction.Context) -> Iterator[object]:
-        """Flink's hook: one batch; an empty one comes before the state is saved, which holds everything already."""
+        """Flink's hook: one batch; an empty one comes before the state is saved."""
         self._keys.key_was_set()
-        timers = ctx.timer_service()
+        if not value:
+            self._join.values.flush()
+            self._metrics.publish()
+            return
         # No watermark passes within a batch.
-        watermark_ms = timers.current_watermark() if value else 0
-        counts: Counter[str] = Counter()
+        watermark_ms = ctx.timer_service().current_watermark()
+        outcome = JoinOutcome()
         for tag, key, body, partition, offset, timestamp_ms in split_records(value):
-            source = Source(TOPICS[tag].name, partition, offset, timestamp_ms)
             try:
-                outcome = self._take(tag, key, body, source, watermark_ms)
+                self._take(tag, key, body, partition, offset, timestamp_ms, watermark_ms, outcome)
             except Rejected as refused:
                 if tag == _EVENT:
                     # The sequence job reads the same record by the same rules and writes its letter; not twice.
-                    counts["refused_events"] += 1
+                    outcome.counts["refused_events"] += 1
                 else:
-                    yield from self._refuse(dead_letter(refused, STAGE, source, key, body))
-                continue
-            if outcome.timer_ms is not None:
-                # The user's key is set: something of the user was kept.
-                timers.register_event_time_timer(outcome.timer_ms)
-            counts.update(outcome.counts)
-        self._count(counts)
+                    source = Source(TOPICS[tag].name, partition, offset, timestamp_ms)
+                    yield self._refuse(refused, source, key, body)
+        yield from self._emit(outcome, ctx)
+        self._join.values.write_some()
+        now_ms = wall_clock_ms()
+        if now_ms >= self._publish_ms:
+            self._publish_ms = now_ms + _PUBLISH_EVERY_MS
+            self._metrics.publish()
 
     def on_timer(self, timestamp: int, ctx: KeyedProcessFunction.OnTimerContext) -> Iterator[object]:
-        """Flink's hook: a label time has come."""
-        user_id = int(ctx.get_current_key())
+        """Flink's hook: the watermark is where something is due."""
         self._keys.key_was_set()
-        outcome = self._join.on_timer(self._state, user_id, timestamp, self._clock_ms())
-        self._count(outcome.counts)
-        for example in outcome.examples:
-            self._counters.add("examples")
-            yield message_row(user_key(user_id), example)
-        for letter in outcome.dead_letters:
-            yield from self._refuse(letter)
+        user_id = int(ctx.get_current_key())
+        outcome = JoinOutcome()
+        self._join.on_timer(self._state_of(user_id), user_id, timestamp, outcome)
+        yield from self._emit(outcome, ctx)
 
-    def _take(self, tag: int, key: bytes | None, body: bytes | None, source: Source, watermark_ms: int) -> JoinOutcome:
-        partition, timestamp_ms = source.partition, source.timestamp_ms
+    def _take(
+        self,
+        tag: int,
+        key: bytes | None,
+        body: bytes | None,
+        partition: int,
+        offset: int,
+        timestamp_ms: int,
+        watermark_ms: int,
+        outcome: JoinOutcome,
+    ) -> None:
         if tag == _EVENT:
             event = accept_event(key, body, partition, timestamp_ms, self._limits)
-            if not event.HasField("request") or not event.HasField("interaction"):
-                return _SKIPPED
-            self._keys.enter(event.user_id)
-            return self._join.on_feedback(self._state, event, timestamp_ms, watermark_ms)
-        if tag == _RESPONSE:
+            if not event.HasField("interaction"):
+                outcome.counts["other_events"] += 1
+                return
+            record = Record(partition, offset, timestamp_ms, b"")
+            self._join.on_feedback(self._state_of(event.user_id), event, record, watermark_ms, outcome)
+        elif tag == _RESPONSE:
             response = accept_response(key, body, partition, timestamp_ms, self._limits)
-            self._keys.enter(response.user_id)
-            return self._join.on_response(self._state, response, watermark_ms)
-        impression = accept_impression(key, body, partition, timestamp_ms, self._limits)
-        assert body is not None  # It was parsed.
-        self._keys.enter(impression.user_id)
-        return self._join.on_impression(self._state, impression, source, body, watermark_ms)
+            self._join.on_response(self._state_of(response.user_id), response, watermark_ms, outcome)
+        else:
+            impression = accept_impression(key, body, partition, timestamp_ms, self._limits)
+            assert body is not None  # It was parsed.
+            record = Record(partition, offset, timestamp_ms, body)
+            self._join.on_impression(self._state_of(impression.user_id), impression, record, watermark_ms, outcome)
 
-    def _count(self, counts: Counter[str]) -> None:
-        for name, count in counts.items():
-            self._counters.add(name, count)
+    def _emit(self, outcome: JoinOutcome, ctx: KeyedProcessFunction.Context) -> Iterator[object]:
+        metrics = self._metrics
+        for user_id, timer_ms in outcome.timers:
+            self._keys.enter(user_id)
+            ctx.timer_service().register_event_time_timer(timer_ms)
+        for name, count in outcome.counts.items():
+            metrics.add(name, count)
+        metrics.add("examples", len(outcome.examples))
+        for user_id, example in outcome.examples:
+            yield OutputRow(user_key(user_id), example)
+        for late in outcome.late:
+            yield self._late_feedback, message_row(user_key(late.user_id), late)
+        for user_id, unusable in outcome.unusable:
+            partition, offset, timestamp_ms, value = unusable.record
+            source = Source(IMPRESSIONS.name, partition, offset, timestamp_ms)
+            yield self._refuse(unusable.refused, source, user_key(user_id), value)
 
-    def _refuse(self, letter: DeadLetter) -> Iterator[object]:
-        self._counters.add(reason_counter(letter.reason))
-        yield self._dead_letters[letter.source_topic], message_row(letter.key, letter)
-
-
-_SKIPPED: Final = JoinOutcome()
-_SKIPPED.counts["skipped_events"] = 1
+    def _refuse(self, refused: Rejected, source: Source, key: bytes | None, value: bytes | None) -> object:
+        self._metrics.add(reason_counter(refused.reason.value))
+        letter: Message = dead_letter(refused, STAGE, source, key, value)
+        return self._dead_letters[source.topic], message_row(key or b"", letter)

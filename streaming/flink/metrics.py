@@ -39,23 +39,26 @@ SEQUENCE_DISTRIBUTIONS: Final[Mapping[str, str]] = {
     "user_state_bytes": "header and chunks of the user's state, bytes; at every snapshot but a seed's",
 }
 EXAMPLE_COUNTERS: Final[Mapping[str, str]] = {
-    "examples": "an example written",
-    "without_impression": "a request that was dropped at its label time because nothing of it was shown",
+    "examples": "an example written, revisions included",
+    "revisions": "an example written again because feedback changed a label",
+    "requests_opened": "a request of which something came; less the released ones, those that are in the state",
+    "requests_released": "a request that left the state",
+    "without_impression": "a request of which nothing was shown by its label time",
     "superseded_responses": "a response that was not the one shown, at the request's label time",
     "invalid_responses": "a response that says why nothing was scored",
-    "skipped_events": "a behaviour event that names no request",
+    "skipped_events": "a behaviour event that names no request, where feedback is not attributed",
     "refused_events": "a behaviour event that is the sequence job's dead letter",
-    "feedback_outside_window": "feedback published before the request or after its label time",
+    "other_events": "an erase or a seed",
+    "feedback_before_request": "feedback published before the request that it names",
+    "feedback_after_revision_window": "feedback that came too late for any example, in training.late-feedback.v1",
+    "feedback_over_limit": "feedback beyond join_limits, in training.late-feedback.v1",
+    "feedback_unattributed": "feedback that names no request and belongs to no impression",
+    "feedback_to_no_example": "feedback published after the label time of a request of which nothing was written",
     "feedback_to_other_response": "feedback to a response that was not the one shown",
     "feedback_to_unshown_item": "feedback to an item that was not shown",
-    **{
-        f"{how}_{what}": f"a {what} {why}"
-        for how, why in (
-            ("late", "that came after the label time of its request"),
-            ("duplicate", "that had come before"),
-        )
-        for what in ("response", "impression", "feedback")
-    },
+    "late_response": "a response that came after the label time of its request",
+    "late_impression": "an impression that came after the label time of its request",
+    **{f"duplicate_{what}": f"a {what} that had come before" for what in ("response", "impression", "feedback")},
 }
 
 

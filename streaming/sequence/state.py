@@ -102,8 +102,6 @@ class Header:
     tail: bytearray
     #: What the epoch's updates begin with, once it was asked for; no part of the state.
     update_head: bytes = b""
-    #: Differs from what is in the state; no part of it.
-    unwritten: bool = False
 
     @classmethod
     def open(cls, user_id: int, epoch: int, chunk_events: int, event_ids: bytes = b"", timer_ms: int = 0) -> Header:

@@ -3,245 +3,42 @@
 from __future__ import annotations
 
 import random
-from collections import Counter
-from dataclasses import dataclass, field
 
-import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-
-from schemas.partitioner import user_key
-from schemas.reasons import Reason
-from schemas.v1.behaviour_pb2 import BehaviourEvent, Interaction, RequestRef
-from schemas.v1.operations_pb2 import DeadLetter
-from schemas.v1.ranking_pb2 import (
-    RESPONSE_STATUS_INVALID,
-    RESPONSE_STATUS_OK,
-    Candidates,
-    Impression,
-    RankingResponse,
-    Stamp,
+from join_world import (
+    END_MS,
+    FULL,
+    LABEL_MS,
+    PLAIN,
+    REVISION_MS,
+    START_MS,
+    TASKS,
+    Feedback,
+    Input,
+    Response,
+    Shown,
+    World,
+    contents,
+    expected,
+    limited,
+    run,
 )
-from schemas.v1.training_pb2 import TrainingExample
-from streaming.dead_letters import Source
-from streaming.examples.join import ExampleJoin, ExampleSettings, JoinOutcome
-from streaming.examples.labels import LabelRule
-from streaming.examples.pending import EntryKey, pack_pending, unpack_pending
+
+from schemas.reasons import Reason
+from streaming.examples.labels import Feedback as Seen
+from streaming.examples.pending import (
+    DueRequests,
+    Given,
+    Phase,
+    Request,
+    UserPending,
+    Waiting,
+)
+from streaming.examples.pending import Shown as Impressed
+from streaming.examples.settings import ExampleSettings
 from streaming.sequence.state import StateError
-
-USER = 9
-START_MS = 1_750_000_000_000
-WINDOW_MS = 1_000
-NEVER_MS = -(1 << 63)
-RULES = (LabelRule(task="touch"), LabelRule(task="share", actions=frozenset({3, 4})))
-SETTINGS = ExampleSettings(label_window_ms=WINDOW_MS, labels=RULES, impressions_topic="ranking.impressions.v1")
-
-
-@dataclass
-class DictState:
-    entries: dict[int, bytes] = field(default_factory=dict)
-
-    def get(self, due_ms: int) -> bytes | None:
-        return self.entries.get(due_ms)
-
-    def put(self, due_ms: int, pending: bytes) -> None:
-        self.entries[due_ms] = pending
-
-    def remove(self, due_ms: int) -> None:
-        del self.entries[due_ms]
-
-
-def column(items: list[int]) -> bytes:
-    return np.asarray(items, dtype="<u8").tobytes()
-
-
-@dataclass(frozen=True)
-class Response:
-    request: int
-    number: int
-    items: tuple[int, ...]
-    groups: bool = True
-    invalid: bool = False
-
-
-@dataclass(frozen=True)
-class Shown:
-    request: int
-    response: int
-    items: tuple[int, ...]
-    first_position: int = 0
-    after_ms: int = 0
-    offset: int = 0
-
-
-@dataclass(frozen=True)
-class Feedback:
-    request: int
-    response: int
-    event: int
-    item: int
-    action: int = 1
-    after_ms: int = 5
-
-
-Record = Response | Shown | Feedback
-
-
-def time_of(request: int) -> int:
-    # Two requests share a millisecond.
-    return START_MS + request // 2 * 10
-
-
-class World:
-    """A user's join over a dict, with event-time timers."""
-
-    def __init__(self) -> None:
-        self.join = ExampleJoin(SETTINGS)
-        self.state = DictState()
-        self.timers: set[int] = set()
-        self.watermark_ms = NEVER_MS
-        self.examples: list[TrainingExample] = []
-        self.dead_letters: list[DeadLetter] = []
-        self.counts: Counter[str] = Counter()
-
-    def book(self, outcome: JoinOutcome) -> None:
-        self.examples += outcome.examples
-        self.dead_letters += outcome.dead_letters
-        self.counts += outcome.counts
-        if outcome.timer_ms is not None:
-            self.timers.add(outcome.timer_ms)
-
-    def take(self, record: Record) -> None:
-        time = time_of(record.request)
-        name = f"q{record.request}"
-        if isinstance(record, Response):
-            message = RankingResponse(
-                schema_version=1,
-                request_id=name,
-                response_id=f"s{record.number}",
-                user_id=USER,
-                request_time_ms=time,
-                status=RESPONSE_STATUS_INVALID if record.invalid else RESPONSE_STATUS_OK,
-                candidates=Candidates(
-                    item_id=column(list(record.items)),
-                    group_id=column([item * 10 for item in record.items]) if record.groups else b"",
-                ),
-                stamp=Stamp(epoch=1, seq_no=record.number + 1, digest=7, model_version="m"),
-            )
-            self.book(self.join.on_response(self.state, message, self.watermark_ms))
-        elif isinstance(record, Shown):
-            shown = Impression(
-                schema_version=1,
-                user_id=USER,
-                request_id=name,
-                response_id=f"s{record.response}",
-                request_time_ms=time,
-                impression_time_ms=time + record.after_ms,
-                item_id=column(list(record.items)),
-                first_position=record.first_position,
-            )
-            source = Source("ranking.impressions.v1", 3, record.offset, time + record.after_ms)
-            value = shown.SerializeToString(deterministic=True)
-            self.book(self.join.on_impression(self.state, shown, source, value, self.watermark_ms))
-        else:
-            event = BehaviourEvent(
-                schema_version=1,
-                user_id=USER,
-                event_id=record.event.to_bytes(16, "big"),
-                event_time_ms=time,
-                interaction=Interaction(item_id=record.item, action=record.action),
-                request=RequestRef(request_id=name, response_id=f"s{record.response}", request_time_ms=time),
-            )
-            self.book(self.join.on_feedback(self.state, event, time + record.after_ms, self.watermark_ms))
-
-    def advance(self, watermark_ms: int) -> None:
-        self.watermark_ms = watermark_ms
-        for due_ms in sorted(timer for timer in self.timers if timer <= watermark_ms):
-            self.timers.discard(due_ms)
-            self.book(self.join.on_timer(self.state, USER, due_ms, now_ms=42))
-
-    def finish(self) -> tuple[list[bytes], list[bytes], Counter[str]]:
-        self.advance(START_MS + 1_000 * WINDOW_MS)
-        assert not self.state.entries
-        return (
-            [example.SerializeToString(deterministic=True) for example in self.examples],
-            [letter.SerializeToString(deterministic=True) for letter in self.dead_letters],
-            self.counts,
-        )
-
-
-def run(records: list[Record]) -> World:
-    world = World()
-    for record in records:
-        world.take(record)
-    world.finish()
-    return world
-
-
-def expected_example(records: list[Record], request: int) -> dict[str, object] | None:
-    """Straight from the contract, by filtering the whole list."""
-    responses = {
-        record.number: record
-        for record in records
-        if isinstance(record, Response) and record.request == request and not record.invalid
-    }
-    good = [
-        record
-        for record in records
-        if isinstance(record, Shown)
-        and record.request == request
-        and record.response in responses
-        and set(record.items) <= set(responses[record.response].items)
-    ]
-    if not good:
-        return None
-    first = min(good, key=lambda record: (record.after_ms, record.first_position, blake(record)))
-    targets: dict[int, int] = {}
-    for record in sorted(good, key=lambda record: (record.first_position, record.after_ms, blake(record))):
-        if record.response == first.response:
-            for index, item in enumerate(record.items):
-                targets.setdefault(item, record.first_position + index)
-    feedback = {
-        (record.item, record.action)
-        for record in records
-        if isinstance(record, Feedback)
-        and record.request == request
-        and record.response == first.response
-        and 0 <= record.after_ms <= WINDOW_MS
-    }
-    return {
-        "response": f"s{first.response}",
-        "items": list(targets),
-        "positions": list(targets.values()),
-        "groups": [item * 10 for item in targets] if responses[first.response].groups else [],
-        "touch": [int(any(one == item for one, _ in feedback)) for item in targets],
-        "share": [int(any(one == item and action in (3, 4) for one, action in feedback)) for item in targets],
-        "superseded": len(responses) - 1,
-    }
-
-
-def blake(record: Shown) -> bytes:
-    """The tie-breaker that two impressions at one time and position get."""
-    world = World()
-    world.take(record)
-    (packed,) = world.state.entries.values()
-    (key,) = unpack_pending(packed)
-    return key.identity
-
-
-def contents(example: TrainingExample) -> dict[str, object]:
-    labels = {one.task: list(one.labels) for one in example.labels}
-    return {
-        "response": example.response_id,
-        "items": np.frombuffer(example.targets.item_id, "<u8").tolist(),
-        "positions": np.frombuffer(example.position, "<u2").tolist(),
-        "groups": np.frombuffer(example.targets.group_id, "<u8").tolist(),
-        "touch": labels["touch"],
-        "share": labels["share"],
-        "superseded": example.superseded_responses,
-    }
-
 
 REQUESTS = st.integers(0, 3)
 ITEMS = st.lists(st.integers(1, 6), min_size=1, max_size=5).map(tuple)
@@ -250,68 +47,112 @@ RESPONSES = st.tuples(REQUESTS, st.integers(0, 2)).map(
     lambda pair: Response(*pair, items=tuple(range(1, 4 + pair[1])), groups=pair[1] != 1, invalid=sum(pair) == 5)
 )
 SHOWN = st.builds(
-    Shown, REQUESTS, st.integers(0, 2), ITEMS, st.integers(0, 6), st.integers(0, 3), offset=st.integers(0, 2)
+    Shown,
+    REQUESTS,
+    st.integers(0, 2),
+    ITEMS,
+    st.integers(0, 6),
+    st.sampled_from([0, 1, 2, 250, 300, 600]),
+    offset=st.integers(0, 2),
 )
-FEEDBACK = st.tuples(REQUESTS, st.integers(0, 12)).map(
-    lambda pair: Feedback(
-        pair[0], pair[1] % 3, pair[1], item=pair[1] % 5 + 1, action=pair[1] % 4, after_ms=pair[1] * 100 - 100
+EVENTS = st.integers(0, 1 << 20)
+
+
+def feedback(number: int) -> Feedback:
+    """What event `number` says: all kinds of times, every fourth without a request."""
+    rng = random.Random(number)
+    named = rng.random() < 0.6
+    return Feedback(
+        request=rng.randrange(4) if named else None,
+        response=rng.randrange(2),
+        event=number + 1,
+        item=rng.randrange(1, 6),
+        action=rng.randrange(5),
+        after_ms=rng.choice([-1, 0, 1, 100, 300, 399, 700, 999, 1000, 1001, 1300, 1800, 2500, 3000, 3001, 3600]),
+        age_ms=rng.choice([0, 0, 0, 5, 350, 800, 2000, -40]),
+        watch_ms=rng.choice([None, 0, 200, 499, 500, 900]),
     )
-)
-RECORDS = st.lists(st.one_of(RESPONSES, RESPONSES, SHOWN, FEEDBACK), max_size=25)
 
 
-@settings(max_examples=300)
-@given(records=RECORDS)
-def test_examples_equal_the_oracle(records: list[Record]) -> None:
-    world = run(records)
-    got = {example.request_id: contents(example) for example in world.examples}
-    wanted = {f"q{request}": expected_example(records, request) for request in range(4)}
-    assert got == {name: example for name, example in wanted.items() if example is not None}
-    assert len(world.examples) == len(got)
+INPUTS = st.lists(st.one_of(RESPONSES, RESPONSES, SHOWN, SHOWN, EVENTS.map(feedback)), max_size=30)
+
+
+@settings(max_examples=500)
+@given(inputs=INPUTS, rules=st.sampled_from([FULL, PLAIN]))
+def test_examples_equal_the_oracle(inputs: list[Input], rules: ExampleSettings) -> None:
+    world = run(inputs, rules)
+    got: dict[str, list[dict[str, object]]] = {}
     for example in world.examples:
-        assert (example.label_version, example.produced_at_ms, example.user_id) == (1, 42, USER)
+        got.setdefault(example.request_id, []).append(contents(example))
         assert example.stamp.model_version == "m"
+        assert not example.produced_at_ms
+    wanted = {f"q{request}": expected(inputs, request, rules) for request in range(4)}
+    assert got == {name: versions for name, versions in wanted.items() if versions}
 
 
-@settings(max_examples=200)
-@given(records=RECORDS, seed=st.integers(0, 1 << 20))
-def test_any_arrival_order_and_any_duplicates_give_the_same(records: list[Record], seed: int) -> None:
+@settings(max_examples=400)
+@given(inputs=INPUTS, seed=st.integers(0, 1 << 20), kept=st.sampled_from([0, 1, 2, 100]))
+def test_any_arrival_order_duplicates_and_restarts_give_the_same(inputs: list[Input], seed: int, kept: int) -> None:
     rng = random.Random(seed)
-    scrambled = records + [record for record in records if rng.random() < 0.3]
+    scrambled = inputs + [one for one in inputs if rng.random() < 0.3]
     rng.shuffle(scrambled)
-    first, second = run(records).finish(), run(scrambled).finish()
-    assert first[:2] == second[:2]
-    different = {name for name in first[2] | second[2] if first[2][name] != second[2][name]}
-    # How often a thing came is counted as it came.
-    counted_as_they_come = {"feedback_outside_window", "invalid_responses"}
-    assert {name for name in different if not name.startswith("duplicate_")} <= counted_as_they_come
+    world = World(FULL, kept)
+    for place, one in enumerate(scrambled):
+        world.take(one)
+        if rng.random() < 0.3:
+            # The watermark may be anywhere before what is still to come.
+            earliest = min((later.published_ms for later in scrambled[place + 1 :]), default=END_MS)
+            world.advance(rng.randrange(START_MS - 10, max(earliest, START_MS - 9)))
+        if rng.random() < 0.2:
+            world.restart()
+    examples, unusable, late = world.finish()
+    wanted = run(inputs).finish()
+    # One after the other, the labels' times decide which comes first; at one time, the request's name.
+    assert sorted(examples) == sorted(wanted[0])
+    assert (unusable, late) == wanted[1:]
+
+
+@pytest.mark.parametrize("seed", range(400))
+def test_dense_traffic_equals_the_oracle_in_any_order(seed: int) -> None:
+    """Few requests and items, so that feedback finds impressions, competes for them and revises."""
+    rng = random.Random(seed)
+    inputs: list[Input] = [Response(request, number, (1, 2, 3, 4)) for request in range(4) for number in range(2)]
+    for request in range(4):
+        for _ in range(rng.randrange(3)):
+            items = tuple(rng.sample(range(1, 5), rng.randrange(1, 4)))
+            after_ms = rng.choice([0, 1, 250, 300, 600, 900])
+            inputs.append(Shown(request, rng.choice([0, 0, 1]), items, rng.randrange(4), after_ms))
+    inputs += (feedback(rng.randrange(1 << 20)) for _ in range(30))
+    rng.shuffle(inputs)
+    world = World(FULL, rng.choice([0, 1, 2, 100]))
+    for place, one in enumerate(inputs):
+        world.take(one)
+        if rng.random() < 0.3:
+            earliest = min((later.published_ms for later in inputs[place + 1 :]), default=END_MS)
+            world.advance(rng.randrange(START_MS - 10, max(earliest, START_MS - 9)))
+    world.finish()
+    got: dict[str, list[dict[str, object]]] = {}
+    for example in world.examples:
+        got.setdefault(example.request_id, []).append(contents(example))
+    wanted = {f"q{request}": expected(inputs, request) for request in range(4)}
+    assert got == {name: versions for name, versions in wanted.items() if versions}
 
 
 @settings(max_examples=200)
-@given(records=RECORDS, cut=st.integers(0, 25))
-def test_late_records_are_counted_and_bring_nothing_back(records: list[Record], cut: int) -> None:
-    world = World()
-    for record in records[:cut]:
-        world.take(record)
-    world.advance(START_MS + 1_000 * WINDOW_MS)
-    before = len(world.examples), len(world.dead_letters)
-    for record in records[cut:]:
-        world.take(record)
+@given(inputs=INPUTS, cut=st.integers(0, 30))
+def test_what_comes_after_the_end_is_counted_and_brings_nothing_back(inputs: list[Input], cut: int) -> None:
+    world = run(inputs[:cut])
+    before = len(world.examples), len(world.unusable), world.counts.total()
+    for one in inputs[cut:]:
+        world.take(one)
     assert not world.state.entries
     assert not world.timers
-    assert (len(world.examples), len(world.dead_letters)) == before
-    late = sum(count for name, count in world.counts.items() if name.startswith("late_"))
-    others = sum(
-        1
-        for record in records[cut:]
-        if (isinstance(record, Response) and record.invalid)
-        or (isinstance(record, Feedback) and not 0 <= record.after_ms <= WINDOW_MS)
-    )
-    assert late == len(records[cut:]) - others
+    assert (len(world.examples), len(world.unusable)) == before[:2]
+    assert world.counts.total() == before[2] + len(inputs[cut:])
 
 
 def test_the_label_time_itself_is_too_late_and_the_moment_before_is_not() -> None:
-    for watermark_ms, late in ((START_MS + WINDOW_MS - 1, 0), (START_MS + WINDOW_MS, 1)):
+    for watermark_ms, late in ((START_MS + LABEL_MS - 1, 0), (START_MS + LABEL_MS, 1)):
         world = World()
         world.advance(watermark_ms)
         world.take(Response(0, 0, (1,)))
@@ -319,7 +160,7 @@ def test_the_label_time_itself_is_too_late_and_the_moment_before_is_not() -> Non
         assert len(world.timers) == 1 - late
 
 
-def test_every_unusable_impression_becomes_a_letter_with_its_coordinates() -> None:
+def test_every_unusable_impression_has_its_coordinates_and_its_reason() -> None:
     world = run(
         [
             Response(0, 0, (1, 2)),
@@ -328,62 +169,181 @@ def test_every_unusable_impression_becomes_a_letter_with_its_coordinates() -> No
             Shown(0, 0, (2, 5), after_ms=1, offset=11),
             Shown(0, 1, (3,), after_ms=2, offset=12),
             Shown(0, 2, (3,), after_ms=0, offset=13),
+            Feedback(0, 2, 1, item=3),
         ]
     )
-    assert [(letter.reason, letter.source_offset) for letter in world.dead_letters] == [
-        (Reason.RESPONSE_MISSING, 13),
-        (Reason.UNKNOWN_CANDIDATE, 11),
-        (Reason.CONFLICTING_IMPRESSION, 12),
+    assert [(each.refused.reason, each.record.offset, each.record.partition) for each in world.unusable] == [
+        (Reason.RESPONSE_MISSING, 13, 3),
+        (Reason.UNKNOWN_CANDIDATE, 11, 3),
+        (Reason.CONFLICTING_IMPRESSION, 12, 3),
     ]
-    for letter in world.dead_letters:
-        assert (letter.stage, letter.source_topic, letter.source_partition, letter.key) == (
-            "example_job",
-            "ranking.impressions.v1",
-            3,
-            user_key(USER),
-        )
-        assert Impression.FromString(letter.value).request_id == "q0"
-        assert "q0" in letter.detail
-    assert "s0, s1" in world.dead_letters[0].detail
+    assert all("q0" in each.refused.detail for each in world.unusable)
+    assert "s0, s1, 1 feedback" in world.unusable[0].refused.detail
     assert [contents(example)["items"] for example in world.examples] == [[2, 1]]
 
 
-def test_requests_without_an_impression_are_counted_and_dropped() -> None:
-    world = run([Response(0, 0, (1,)), Response(2, 0, (1,)), Feedback(2, 0, 1, 1), Feedback(3, 0, 2, 1)])
+def test_requests_without_an_impression_are_counted_and_dropped_or_written() -> None:
+    inputs: list[Input] = [
+        Response(0, 1, (3, 1, 3)),
+        Response(0, 0, (2, 1, 2)),
+        Feedback(0, 0, 1, item=1),
+        Feedback(3, 0, 2, item=1),
+    ]
+    world = run(inputs)
     assert not world.examples
-    assert not world.dead_letters
-    assert world.counts["without_impression"] == 3
+    assert not world.unusable
+    assert world.counts["without_impression"] == 2
+    (example,) = run(inputs, ExampleSettings(tasks=TASKS, emit_unshown=True)).examples
+    assert contents(example)["items"] == [2, 1]
+    assert contents(example)["positions"] == []
+    assert contents(example)["labels"] == {"touch": [0, 1], "share": [0, 0], "bored": [0, 0]}
 
 
 def test_feedback_that_cannot_count_is_counted() -> None:
-    shown = [Response(0, 0, (1, 2)), Response(0, 1, (1, 2)), Shown(0, 0, (1,))]
-    feedback = [
-        Feedback(0, 0, 1, item=2),
-        Feedback(0, 1, 2, item=1),
-        Feedback(0, 0, 3, item=1, after_ms=WINDOW_MS + 1),
-        Feedback(0, 0, 4, item=1, after_ms=-1),
+    shown: list[Input] = [Response(0, 0, (1, 2)), Response(0, 1, (1, 2)), Shown(0, 0, (1,))]
+    world = run(
+        [
+            *shown,
+            Feedback(0, 0, 1, item=2),
+            Feedback(0, 1, 2, item=1),
+            Feedback(0, 0, 3, item=1, after_ms=-1),
+            Feedback(None, 0, 4, item=6),
+            Feedback(1, 0, 5, item=1, after_ms=LABEL_MS + 5),
+            Feedback(0, 0, 6, item=1, after_ms=REVISION_MS + 1),
+        ]
+    )
+    assert contents(world.examples[0])["labels"]["touch"] == [0]  # type: ignore[index]
+    for name in (
+        "feedback_to_unshown_item",
+        "feedback_to_other_response",
+        "feedback_before_request",
+        "feedback_unattributed",
+        "feedback_to_no_example",
+        "feedback_after_revision_window",
+        "superseded_responses",
+    ):
+        assert world.counts[name] == 1, name
+    (late,) = world.late
+    assert (late.event_id, late.reason) == (Feedback(0, 0, 6, item=1).event_id, "after_revision_window")
+    assert (late.request.request_id, late.published_ms) == ("q0", START_MS + REVISION_MS + 1)
+    assert (late.source_partition, late.source_offset, late.interaction.item_id) == (3, 6, 1)
+
+
+def test_a_revision_names_what_changed_and_why() -> None:
+    # Done in time, published late: the phone was offline.
+    late = [
+        Feedback(0, 0, 7, item=2, after_ms=1_500, age_ms=1_400, action=2),
+        Feedback(0, 0, 8, item=2, after_ms=1_600, age_ms=1_400, action=2),
+        Feedback(0, 0, 9, item=1, after_ms=1_700, age_ms=1_400, action=4),
+        Feedback(0, 0, 10, item=1, after_ms=1_800, age_ms=100, action=4),
     ]
-    world = run([*shown, *feedback])
-    assert contents(world.examples[0])["touch"] == [0]
-    assert world.counts["feedback_to_unshown_item"] == 1
-    assert world.counts["feedback_to_other_response"] == 1
-    assert world.counts["feedback_outside_window"] == 2
-    assert world.counts["superseded_responses"] == 1
+    world = run([Response(0, 0, (1, 2)), Shown(0, 0, (1, 2)), *late])
+    assert [
+        (each.label_version, contents(each)["changed"], contents(each)["caused_by"]) for each in world.examples
+    ] == [
+        (1, {}, []),
+        (2, {"touch": [1]}, [7]),
+        (3, {"touch": [0], "share": [0]}, [8, 9]),
+    ]
+    assert world.counts["revisions"] == 2
+
+
+def test_feedback_without_a_request_belongs_to_the_newest_impression_of_its_item() -> None:
+    inputs: list[Input] = [
+        Response(0, 0, (1, 2)),
+        Response(2, 0, (1, 2)),
+        Shown(0, 0, (1, 2), after_ms=10),
+        Shown(2, 0, (1,), after_ms=20),
+        Feedback(None, 0, 1, item=1, after_ms=500),  # Shown by both: the later one's.
+        Feedback(None, 0, 2, item=2, after_ms=500),  # The earlier one's.
+        Feedback(None, 0, 3, item=1, after_ms=600, age_ms=350, action=3),  # Done before the later one was shown.
+    ]
+    first, second = (contents(example)["labels"] for example in run(inputs).examples)
+    assert first == {"touch": [1, 1], "share": [1, 0], "bored": [0, 0]}
+    assert second == {"touch": [1], "share": [0], "bored": [0]}
+
+
+def test_more_than_people_do_is_refused_and_kept() -> None:
+    rules = limited(responses_per_request=1, impressions_per_request=1, feedback_per_request=1, unattributed_per_user=1)
+    world = run(
+        [
+            Response(0, 0, (1, 2)),
+            Response(0, 1, (1, 2)),
+            Shown(0, 0, (1, 2)),
+            Shown(0, 0, (2, 1)),
+            Feedback(0, 0, 1, item=1),
+            Feedback(0, 0, 2, item=1),
+            Feedback(None, 0, 3, item=6),
+            Feedback(None, 0, 4, item=6),
+            Feedback(0, 0, 5, item=1, after_ms=1_500),
+        ],
+        rules,
+    )
+    assert [refused.reason for refused in world.refused] == [Reason.OVER_LIMIT] * 2
+    assert [int.from_bytes(late.event_id, "big") for late in world.late] == [2, 4, 5]
+    assert {late.reason for late in world.late} == {"over_limit"}
+    assert world.counts["feedback_over_limit"] == 3
+    assert len(world.examples) == 1
+
+
+ID = st.binary(min_size=16, max_size=16)
+NAME = st.text("abc-9", min_size=1, max_size=64)
+TIME = st.integers(0, 1 << 62)
+GIVEN = st.builds(
+    Given,
+    TIME,
+    ID,
+    st.integers(0, 7),
+    TIME,
+    st.builds(Seen, TIME, TIME, st.integers(0, 65_535), st.integers(-1, 1 << 32), st.integers(-1, 1 << 32)),
+    NAME | st.just(""),
+)
+GIVENS = st.lists(GIVEN, max_size=3, unique_by=lambda given: given.event_id)
+REQUEST = st.builds(
+    Request,
+    st.sampled_from(Phase),
+    st.dictionaries(NAME, st.binary(max_size=300), max_size=2),
+    st.dictionaries(ID, st.binary(max_size=300), max_size=2),
+    GIVENS.map(lambda givens: {given.event_id: given for given in givens}),
+    st.binary(max_size=200),
+    st.lists(ID, max_size=2),
+)
+
+
+def loose(givens: list[Given]) -> dict[int, dict[bytes, Given]]:
+    found: dict[int, dict[bytes, Given]] = {}
+    for each in givens:
+        found.setdefault(each.feedback.item_id, {})[each.event_id] = each
+    return found
+
+
+@given(st.builds(DueRequests, st.dictionaries(NAME, REQUEST, max_size=3), st.just(True)))
+def test_requests_round_trip(due: DueRequests) -> None:
+    assert DueRequests.unpack(due.pack()) == due
 
 
 @given(
-    st.dictionaries(
-        st.builds(EntryKey, st.integers(1, 3), st.text("abc-9", min_size=1, max_size=64), st.binary(max_size=255)),
-        st.binary(max_size=300),
-        max_size=8,
+    st.builds(
+        UserPending,
+        GIVENS.map(loose),
+        st.lists(
+            st.builds(Waiting, GIVEN, TIME, NAME | st.just("")), max_size=3, unique_by=lambda w: w.given.event_id
+        ).map(lambda waiting: {one.given.event_id: one for one in waiting}),
+        st.lists(st.builds(Impressed, TIME, TIME, TIME, NAME, NAME, st.frozensets(TIME, max_size=4)), max_size=3),
+        TIME,
+        st.just(True),
     )
 )
-def test_pending_round_trip(pending: dict[EntryKey, bytes]) -> None:
-    assert unpack_pending(pack_pending(pending)) == pending
+def test_users_round_trip(user: UserPending) -> None:
+    assert UserPending.unpack(user.pack()) == user
 
 
 def test_foreign_pending_state_is_refused() -> None:
-    good = pack_pending({EntryKey(1, "q", b"s"): b"payload"})
-    for damaged in (b"", b"\x02" + good[1:], good[:-1], good[:5]):
+    due = DueRequests({"q": Request(responses={"s": b"payload"})}).pack()
+    for damaged in (b"", b"\x01" + due[1:], due[:-1], due[:5], due + b"\0"):
         with pytest.raises(StateError):
-            unpack_pending(damaged)
+            DueRequests.unpack(damaged)
+    user = UserPending(shown=[Impressed(1, 2, 3, "q", "s", frozenset({1}))]).pack()
+    for damaged in (b"", b"\x01" + user[1:], user[:-1], user[:5], user + b"\0"):
+        with pytest.raises(StateError):
+            UserPending.unpack(damaged)

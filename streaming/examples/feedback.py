@@ -1,0 +1,161 @@
+"""Feedback that is not simply its request's: it names none, or takes effect after the example was written. Pure but for
+the states handed in."""
+
+from __future__ import annotations
+
+from schemas.v1.training_pb2 import TrainingExample
+from streaming.examples.attribution import attribute, loose_until_ms, next_sweep_ms, sweep
+from streaming.examples.build import counting_feedback, next_version
+from streaming.examples.pending import Given, Phase, Request, UserPending, Waiting
+from streaming.examples.settings import ExampleSettings
+from streaming.examples.turn import AFTER_REVISION_WINDOW, OVER_LIMIT, PendingValues, Turn
+
+
+class FeedbackDesk:
+    """Finds such feedback its request when the watermark is where it was published."""
+
+    def __init__(self, settings: ExampleSettings, values: PendingValues) -> None:
+        self._settings = settings
+        self._values = values
+
+    def take_unnamed(self, turn: Turn, given: Given) -> None:
+        """Feedback that names no request has come."""
+        user = self._values.user(turn)
+        item_id, event_id = given.feedback.item_id, given.event_id
+        if event_id in user.waiting or event_id in user.loose.get(item_id, ()):
+            turn.count("duplicate_feedback")
+            return
+        if len(user) >= self._settings.limits.unattributed_per_user:
+            turn.too_late(given, "", 0, OVER_LIMIT)
+            return
+        # Of what it may belong to, is something written before it takes effect?
+        revises = any(
+            item_id in shown.items and (shown.due_ms <= turn.now_ms or shown.due_ms < given.published_ms)
+            for shown in user.shown
+        )
+        waiting = Waiting(given, 0, "")
+        if not revises:
+            self._keep_loose(turn, user, given)
+        elif given.published_ms > turn.now_ms:
+            self.wait(turn, waiting)
+        else:
+            self._settle(turn, user, waiting, written_ms=turn.now_ms)
+
+    def wait(self, turn: Turn, waiting: Waiting) -> None:
+        """Feedback will take effect when the watermark is where it was published."""
+        user, given = self._values.user(turn), waiting.given
+        if given.event_id in user.waiting:
+            turn.count("duplicate_feedback")
+        elif len(user) >= self._settings.limits.unattributed_per_user:
+            request_time_ms = waiting.due_ms - self._settings.label_window_ms
+            turn.too_late(given, waiting.request_id, request_time_ms, OVER_LIMIT)
+        else:
+            user.waiting[given.event_id] = waiting
+            turn.wake(given.published_ms)
+            self._values.put_user(turn, user)
+
+    def attribute_unnamed(
+        self, turn: Turn, user: UserPending, request_id: str, request: Request, items: frozenset[int]
+    ) -> None:
+        """The label time of a request has come: what belongs to it moves from the user's feedback to its own.
+
+        Args:
+            items: what was shown of it.
+        """
+        due_ms, changed = turn.now_ms, False
+        for item in sorted(items & user.loose.keys()):
+            of_item = user.loose[item]
+            for given in list(of_item.values()):
+                if given.published_ms > due_ms:
+                    # It may revise what is now written; which impression is the newest then is not known yet.
+                    user.waiting[given.event_id] = Waiting(given, 0, "")
+                    turn.wake(given.published_ms)
+                else:
+                    found = attribute(user.shown, given, self._settings.attribution_window_ms)
+                    if found is None or (found.due_ms, found.request_id) != (due_ms, request_id):
+                        continue
+                    self._add(turn, request_id, request, given._replace(response_id=found.response_id))
+                changed = True
+                del of_item[given.event_id]
+            if not of_item:
+                del user.loose[item]
+        if changed:
+            self._values.put_user(turn, user)
+
+    def _add(self, turn: Turn, request_id: str, request: Request, given: Given) -> None:
+        if given.event_id in request.feedback:
+            turn.count("duplicate_feedback")
+        elif len(request.feedback) >= self._settings.limits.feedback_per_request:
+            turn.too_late(given, request_id, turn.now_ms - self._settings.label_window_ms, OVER_LIMIT)
+        else:
+            request.feedback[given.event_id] = given
+
+    def on_timer(self, turn: Turn) -> None:
+        """Whatever was published until now takes effect, before the examples of now are written: it may be theirs. What
+        is too old is dropped."""
+        settings, user = self._settings, self._values.user(turn)
+        ready = sorted(each for each in user.waiting.values() if each.given.published_ms <= turn.now_ms)
+        for waiting in ready:
+            del user.waiting[waiting.given.event_id]
+            self._settle(turn, user, waiting, written_ms=turn.now_ms - 1)
+        swept = 0 < user.sweep_ms <= turn.now_ms
+        if swept:
+            turn.count("feedback_unattributed", sweep(user, turn.now_ms, settings))
+            user.sweep_ms = next_sweep_ms(user, turn.now_ms, settings)
+            if user.sweep_ms:
+                turn.wake(user.sweep_ms)
+        if ready or swept:
+            self._values.put_user(turn, user)
+
+    def _keep_loose(self, turn: Turn, user: UserPending, given: Given) -> None:
+        until_ms = loose_until_ms(given, self._settings)
+        if until_ms <= turn.now_ms:
+            turn.count("feedback_unattributed")
+            return
+        user.loose.setdefault(given.feedback.item_id, {})[given.event_id] = given
+        self._values.put_user(turn, user, until_ms)
+
+    def _settle(self, turn: Turn, user: UserPending, waiting: Waiting, written_ms: int) -> None:
+        """Feedback takes effect: everything published before it is here, and examples are written up to `written_ms`."""
+        given = waiting.given
+        if waiting.request_id:
+            self.revise(turn, waiting)
+            return
+        found = attribute(user.shown, given, self._settings.attribution_window_ms)
+        if found is None:
+            turn.count("feedback_unattributed")
+        elif found.due_ms > written_ms:
+            self._keep_loose(turn, user, given)
+        elif given.published_ms > found.request_time_ms + self._settings.kept_ms:
+            turn.too_late(given, found.request_id, found.request_time_ms, AFTER_REVISION_WINDOW)
+        else:
+            given = given._replace(response_id=found.response_id)
+            self.revise(turn, Waiting(given, found.due_ms, found.request_id))
+
+    def revise(self, turn: Turn, waiting: Waiting) -> None:
+        """Feedback to a request whose label time has passed takes effect."""
+        given, due_ms, request_id = waiting
+        due = self._values.due(turn, due_ms)
+        request = due.requests.get(request_id) if due is not None else None
+        if due is None or request is None or request.phase != Phase.WRITTEN:
+            turn.count("feedback_to_no_example")
+            return
+        if given.event_id in request.feedback:
+            turn.count("duplicate_feedback")
+            return
+        example = TrainingExample.FromString(request.example)
+        items = memoryview(example.targets.item_id).cast("Q").tolist()
+        if not list(counting_feedback([given], example.response_id, items, turn.outcome.counts)):
+            return
+        if len(request.feedback) >= self._settings.limits.feedback_per_request:
+            turn.too_late(given, request_id, example.request_time_ms, OVER_LIMIT)
+            return
+        request.feedback[given.event_id] = given
+        request.since.append(given.event_id)
+        feedback = [each.feedback for each in request.feedback.values()]
+        revised = next_version(example, feedback, request.since, self._settings)
+        if revised is not None:
+            turn.count("revisions")
+            request.example, request.since = revised.SerializeToString(deterministic=True), []
+            turn.outcome.examples.append((turn.user_id, request.example))
+        self._values.put(turn, due_ms, due)
