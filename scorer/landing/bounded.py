@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from contextlib import closing
 from typing import Any, Final, NamedTuple
 
-from kafka import KafkaConsumer, TopicPartition
+from kafka import KafkaAdminClient, KafkaConsumer, TopicPartition
 
 _POLL_MS: Final = 1_000
 #: A broker that has not answered by then is not there: the client's own 30 s keep a person waiting.
@@ -23,6 +24,13 @@ class Landed(NamedTuple):
     timestamp_ms: int
     key: bytes | None
     value: bytes
+
+
+class TopicBounds(NamedTuple):
+    """A topic's identity, another one for one made anew; partition -> [oldest, end) offsets, committed ones only."""
+
+    topic_id: str
+    offsets: dict[int, tuple[int, int]]
 
 
 class BoundedReadError(Exception):
@@ -45,7 +53,28 @@ def read_bounded(
         BoundedReadError: the topic does not exist, `begin` has aged out or lies beyond the end, or the broker stopped
             answering.
     """
-    consumer = KafkaConsumer(
+    with closing(_consumer(bootstrap)) as consumer:
+        yield from _read(consumer, topic, begin or {}, end or {})
+
+
+def read_bounds(bootstrap: str, topic: str) -> TopicBounds:
+    """What there is to read now.
+
+    Raises:
+        BoundedReadError: the topic does not exist.
+    """
+    with closing(_consumer(bootstrap)) as consumer:
+        partitions = _partitions(consumer, topic)
+        oldest = consumer.beginning_offsets(list(partitions.values()))
+        newest = consumer.end_offsets(list(partitions.values()))
+    with closing(KafkaAdminClient(bootstrap_servers=bootstrap)) as admin:
+        (described,) = admin.describe_topics([topic])
+    bounds = {number: (oldest[partition], newest[partition]) for number, partition in partitions.items()}
+    return TopicBounds(str(described["topic_id"]), bounds)
+
+
+def _consumer(bootstrap: str) -> Any:
+    return KafkaConsumer(
         bootstrap_servers=bootstrap,
         enable_auto_commit=False,
         auto_offset_reset="none",
@@ -55,17 +84,17 @@ def read_bounded(
         fetch_max_bytes=64 << 20,
         max_partition_fetch_bytes=8 << 20,
     )
-    try:
-        yield from _read(consumer, topic, begin or {}, end or {})
-    finally:
-        consumer.close()
 
 
-def _read(consumer: Any, topic: str, begin: Mapping[int, int], end: Mapping[int, int]) -> Iterator[Landed]:
+def _partitions(consumer: Any, topic: str) -> dict[int, Any]:
     numbers = consumer.partitions_for_topic(topic)
     if not numbers:
         raise BoundedReadError(f"topic {topic} does not exist; create it with `longrank topics apply`")
-    partitions = {number: TopicPartition(topic, number) for number in sorted(numbers)}
+    return {number: TopicPartition(topic, number) for number in sorted(numbers)}
+
+
+def _read(consumer: Any, topic: str, begin: Mapping[int, int], end: Mapping[int, int]) -> Iterator[Landed]:
+    partitions = _partitions(consumer, topic)
     oldest = consumer.beginning_offsets(list(partitions.values()))
     newest = consumer.end_offsets(list(partitions.values()))
     until: dict[Any, int] = {}
