@@ -16,6 +16,7 @@ from schemas.topics import EXAMPLE_JOB_GROUP, SEQUENCE_JOB_GROUP, SNAPSHOTS
 from streaming.examples.labels import Task
 from streaming.examples.settings import ExampleSettings, JoinLimits
 from streaming.sections import (
+    SHORT_VIDEO_LABELS,
     BatchSection,
     DedupeSection,
     JobSection,
@@ -127,13 +128,13 @@ class ExampleJobConfig(JobConfig):
     label_window_ms: PositiveMilliseconds = 600_000
     #: Feedback published later than the longest window, but at most so long after the request, revises the example.
     #: 0: nothing does.
-    revision_window_ms: Milliseconds = 0
+    revision_window_ms: Milliseconds = 86_400_000
     #: Feedback that names no request belongs to the newest impression of its item that is at most so old when it is
     #: published. 0: to none.
-    attribution_window_ms: Milliseconds = 0
+    attribution_window_ms: Milliseconds = 600_000
     #: Write requests that were answered and not shown, too: with all candidates as targets, and no positions.
     emit_unshown: bool = False
-    labels: Annotated[tuple[LabelSection, ...], Field(min_length=1)] = (LabelSection(task="touch"),)
+    labels: Annotated[tuple[LabelSection, ...], Field(min_length=1)] = SHORT_VIDEO_LABELS
     join_limits: JoinLimitsSection = JoinLimitsSection()
     state: PendingSection = PendingSection()
     sink: TransactionalSinkSection = TransactionalSinkSection()

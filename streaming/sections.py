@@ -6,7 +6,7 @@ Defaults stand here; the shipped YAML files spell them out.
 from __future__ import annotations
 
 from dataclasses import fields
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Final, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, create_model, model_validator
 
@@ -214,6 +214,23 @@ class LabelSection(Section):
     #: Feedback counts when the user acted at most so long after the request; None: the job's label_window_ms.
     window_ms: PositiveMilliseconds | None = None
     when: RuleSection = RuleSection(actions="any")
+
+
+_NEARLY_ALL: Final = 0.95
+#: Watched to the end, or for moments only; liked, with the code that infra/logs/kuairand.py gives it.
+SHORT_VIDEO_LABELS: Final = (
+    LabelSection(task="finish", when=RuleSection(watch_fraction=BoundSection(at_least=_NEARLY_ALL))),
+    LabelSection(
+        task="skip",
+        when=RuleSection(
+            all=(
+                RuleSection(watch_ms=BoundSection(below=3_000)),
+                RuleSection(watch_fraction=BoundSection(below=_NEARLY_ALL)),
+            )
+        ),
+    ),
+    LabelSection(task="like", when=RuleSection(actions=frozenset({3}))),
+)
 
 
 class JoinLimitsSection(Section):

@@ -116,7 +116,7 @@ class FeedbackDesk:
         self._values.put_user(turn, user, until_ms)
 
     def _settle(self, turn: Turn, user: UserPending, waiting: Waiting, written_ms: int) -> None:
-        """Feedback takes effect: everything published before it is here, and examples are written up to `written_ms`."""
+        """Feedback takes effect: what was published before it is here, and examples are written up to `written_ms`."""
         given = waiting.given
         if waiting.request_id:
             self.revise(turn, waiting)

@@ -27,6 +27,9 @@ def job_environment(job: JobSection) -> StreamExecutionEnvironment:
         # Never changed for a job with state: a savepoint of the other mode restores empty.
         "python.execution-mode": "thread",
         "state.backend.type": "rocksdb",
+        # The state's size as a metric of every operator that has any.
+        "state.backend.rocksdb.metrics.estimate-live-data-size": "true",
+        "state.backend.rocksdb.metrics.estimate-num-keys": "true",
         "execution.checkpointing.incremental": "true",
         "execution.checkpointing.mode": "EXACTLY_ONCE",
         "execution.checkpointing.interval": f"{job.checkpoint_interval_ms} ms",

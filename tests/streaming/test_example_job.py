@@ -12,11 +12,20 @@ from job_runner import JobRunner, Received, Record, user_record
 
 from schemas.partitioner import user_key
 from schemas.reasons import Reason
-from schemas.topics import DEAD_LETTER_TOPICS, EVENTS, EXAMPLES, HEARTBEAT_KEY, IMPRESSIONS, PARTITIONS, RESPONSES
+from schemas.topics import (
+    DEAD_LETTER_TOPICS,
+    EVENTS,
+    EXAMPLES,
+    HEARTBEAT_KEY,
+    IMPRESSIONS,
+    LATE_FEEDBACK,
+    PARTITIONS,
+    RESPONSES,
+)
 from schemas.v1.behaviour_pb2 import BehaviourEvent, Interaction, RequestRef
 from schemas.v1.operations_pb2 import DeadLetter
 from schemas.v1.ranking_pb2 import RESPONSE_STATUS_OK, Candidates, Impression, RankingResponse, Stamp
-from schemas.v1.training_pb2 import TrainingExample
+from schemas.v1.training_pb2 import LateFeedback, TrainingExample
 
 pytestmark = pytest.mark.cluster
 
@@ -29,7 +38,9 @@ SETTINGS = [
     # The log is scrambled within a day, and partitions may be silent for as long as they like.
     f"watermark.out_of_orderness_ms={OUT_OF_ORDER_MS}",
     "watermark.idle_timeout_ms=0",
-    "labels=[{task: touch}, {task: share, actions: [3]}]",
+    "revision_window_ms=86400000",
+    "attribution_window_ms=600000",
+    "labels=[{task: touch}, {task: share, when: {actions: [3]}}]",
 ]
 
 
@@ -49,6 +60,8 @@ class Request:
     touch: list[int] = field(default_factory=list)
     share: list[int] = field(default_factory=list)
     superseded: int = 0
+    #: A target that is shared in time, which is published after the label time.
+    revised: int | None = None
     refused: Reason | None = None
 
     @property
@@ -83,21 +96,28 @@ def impression(request: Request, name: str, items: list[int]) -> Record:
     return user_record(IMPRESSIONS, request.user_id, message.SerializeToString(), request.time_ms + 10)
 
 
-def feedback(request: Request, name: str, number: int, item: int, action: int, after_ms: int) -> Record:
+def feedback(
+    request: Request, name: str | None, number: int, item: int, action: int, after_ms: int, published_ms: int = 0
+) -> Record:
+    """`name` None: it names no request."""
     message = BehaviourEvent(
         schema_version=1,
         user_id=request.user_id,
         event_id=(request.number << 16 | number).to_bytes(16, "big"),
         event_time_ms=request.time_ms + after_ms,
         interaction=Interaction(item_id=item, action=action),
-        request=RequestRef(request_id=request.request_id, response_id=name, request_time_ms=request.time_ms),
     )
-    return user_record(EVENTS, request.user_id, message.SerializeToString(), request.time_ms + after_ms)
+    if name is not None:
+        message.request.CopyFrom(
+            RequestRef(request_id=request.request_id, response_id=name, request_time_ms=request.time_ms)
+        )
+    published_ms = request.time_ms + (published_ms or after_ms)
+    return user_record(EVENTS, request.user_id, message.SerializeToString(), published_ms)
 
 
 def make_request(number: int, rng: random.Random) -> Request:
     request = Request(number, rng.randrange(30) + 1, START_MS + number * 60_000)
-    candidates = rng.sample(range(1, 200), 8)
+    candidates = rng.sample(range(number * 200, number * 200 + 199), 8)
     shown = rng.sample(candidates, 6)
     kind = rng.random()
     if kind < 0.08:
@@ -112,12 +132,19 @@ def make_request(number: int, rng: random.Random) -> Request:
         del request.records[0]
         request.refused = Reason.RESPONSE_MISSING
     elif kind < 0.3:
-        request.records[1] = impression(request, "a", [*shown, 999])
+        request.records[1] = impression(request, "a", [*shown, 1 << 40])
         request.refused = Reason.UNKNOWN_CANDIDATE
     actions = {item: rng.choice([0, 1, 3]) for item in shown}
     for place, (item, action) in enumerate(actions.items()):
         if action:
-            request.records.append(feedback(request, "a", place, item, action, after_ms=rng.randrange(WINDOW_MS + 1)))
+            # Items are the request's own, so that feedback which names none finds it.
+            name = "a" if rng.random() < 0.7 else None
+            after_ms = 10 + rng.randrange(WINDOW_MS - 9)
+            request.records.append(feedback(request, name, place, item, action, after_ms))
+    if rng.random() < 0.3:
+        request.revised = rng.randrange(len(shown))
+        late = feedback(request, "a", 102, shown[request.revised], 3, after_ms=500, published_ms=WINDOW_MS + 60_000)
+        request.records.append(late)
     request.records.append(feedback(request, "a", 100, shown[0], 1, after_ms=WINDOW_MS + 1))  # Too late to count.
     request.records.append(feedback(request, "b", 101, shown[0], 1, after_ms=5))  # To a response that was not shown.
     request.touch = [int(action > 0) for action in actions.values()]
@@ -140,21 +167,28 @@ def scrambled(requests: list[Request], rng: random.Random) -> list[Record]:
     return records
 
 
-def expected(requests: list[Request]) -> dict[str, tuple[object, ...]]:
-    return {
-        request.request_id: (
-            request.user_id,
-            request.items,
-            [item + 1_000 for item in request.items],
-            list(range(len(request.items))),
-            request.touch,
-            request.share,
-            request.superseded,
-            request.number,
-        )
-        for request in requests
-        if request.items and not request.refused
-    }
+def expected(requests: list[Request]) -> dict[tuple[str, int], tuple[object, ...]]:
+    """(request_id, label_version) -> contents."""
+    versions: dict[tuple[str, int], tuple[object, ...]] = {}
+    for request in requests:
+        if not request.items or request.refused:
+            continue
+        touch, share = [request.touch], [request.share]
+        if request.revised is not None and not request.share[request.revised]:
+            at = request.revised
+            touch.append([*request.touch[:at], 1, *request.touch[at + 1 :]])
+            share.append([*request.share[:at], 1, *request.share[at + 1 :]])
+        for version, labels in enumerate(zip(touch, share, strict=True), 1):
+            versions[request.request_id, version] = (
+                request.user_id,
+                request.items,
+                [item + 1_000 for item in request.items],
+                list(range(len(request.items))),
+                *labels,
+                request.superseded,
+                request.number,
+            )
+    return versions
 
 
 def contents(example: TrainingExample) -> tuple[object, ...]:
@@ -174,7 +208,8 @@ def contents(example: TrainingExample) -> tuple[object, ...]:
 def check(received: list[Received], requests: list[Request]) -> None:
     examples = [TrainingExample.FromString(record.value) for record in received]
     assert [record.key for record in received] == [user_key(example.user_id) for example in examples]
-    assert {example.request_id: contents(example) for example in examples} == expected(requests)
+    found = {(example.request_id, example.label_version): contents(example) for example in examples}
+    assert found == expected(requests)
     assert len(examples) == len(expected(requests)), "an example came twice"
 
 
@@ -192,6 +227,9 @@ def test_scrambled_inputs_give_every_example_once(jobs: JobRunner) -> None:
     jobs.read(EXAMPLES, until=lambda records: len(records) >= wanted, isolation_level="read_committed")
     # Too late: nothing may come of it any more.
     jobs.produce(requests[0].records)
+    jobs.produce([feedback(requests[0], "a", 103, 1, 3, after_ms=5, published_ms=86_400_001)])
+    (late,) = jobs.read(LATE_FEEDBACK, until=bool)
+    assert LateFeedback.FromString(late.value).request.request_id == requests[0].request_id
     jobs.flink.stop_with_savepoint(job)
     check(jobs.read(EXAMPLES, isolation_level="read_committed"), requests)
 
@@ -221,12 +259,12 @@ def test_a_killed_taskmanager_neither_loses_nor_doubles_an_example(jobs: JobRunn
     job = jobs.submit("example_job", SETTINGS)
     half = len(requests) // 2
     jobs.produce([*scrambled(requests[:half], rng), *heartbeats(requests[half].time_ms)])
-    first_half = expected([one for one in requests[:half] if one.time_ms + WINDOW_MS <= requests[half].time_ms])
+    first_half = expected([one for one in requests[:half] if one.time_ms + 2 * WINDOW_MS <= requests[half].time_ms])
     jobs.read(EXAMPLES, until=lambda records: len(records) >= len(first_half), isolation_level="read_committed")
     # In flight while it is killed: the requests whose label time is still to come, and the second half.
     jobs.produce(scrambled(requests[half:], rng))
     jobs.local.kill("taskmanager-1")
-    jobs.produce(heartbeats(requests[-1].time_ms + WINDOW_MS))
+    jobs.produce(heartbeats(requests[-1].time_ms + 2 * WINDOW_MS))
     jobs.local.restart("taskmanager-1")
     jobs.flink.wait_running(job)
     wanted = len(expected(requests))
@@ -234,3 +272,23 @@ def test_a_killed_taskmanager_neither_loses_nor_doubles_an_example(jobs: JobRunn
     jobs.flink.wait_restarted(job)
     jobs.flink.stop_with_savepoint(job)
     check(jobs.read(EXAMPLES, isolation_level="read_committed"), requests)
+
+
+def test_partitions_that_are_silent_do_not_hold_examples_back(jobs: JobRunner) -> None:
+    """As on a live site at night: no heartbeats, and most partitions have nothing."""
+    rng = random.Random(9)
+    request = next(
+        one for one in (make_request(number, rng) for number in range(1, 100)) if one.items and not one.refused
+    )
+    settings = [*SETTINGS, "watermark.idle_timeout_ms=500", "watermark.out_of_orderness_ms=1000"]
+    jobs.submit("example_job", settings)
+    jobs.produce(request.records)
+    # The user's partition goes on; the other seven of each topic never began.
+    later = [
+        Record(topic, user_key(request.user_id), b"\xff", request.time_ms + 3 * WINDOW_MS, request.records[0].partition)
+        for topic in (EVENTS, RESPONSES, IMPRESSIONS)
+    ]
+    jobs.produce(later)
+    wanted = expected([request])
+    received = jobs.read(EXAMPLES, until=lambda records: len(records) >= len(wanted), isolation_level="read_committed")
+    check(received, [request])

@@ -84,6 +84,7 @@ STATEFUL = {
         "from-ranking.impressions.v1",
         "examples",
         "to-examples",
+        "to-late-feedback",
         "to-dead-letters-of-ranking.responses.v1",
         "to-dead-letters-of-ranking.impressions.v1",
     },

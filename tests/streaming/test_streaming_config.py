@@ -12,6 +12,7 @@ from infra.cli import main
 from schemas.limits import Limits
 from schemas.topics import UPDATES
 from streaming.config import ConfigError, ExampleJobConfig, JobConfig, SequenceJobConfig, load_config
+from streaming.examples.labels import Feedback
 
 
 @pytest.mark.parametrize("config_type", [SequenceJobConfig, ExampleJobConfig])
@@ -36,12 +37,60 @@ def test_overrides_replace_single_keys(tmp_path: Path) -> None:
     assert config.kafka.group_id == SequenceJobConfig().kafka.group_id
 
 
+def labels_of(rules: str, *feedback: Feedback) -> list[bool]:
+    config = load_config(ExampleJobConfig, None, [f"labels={rules}"])
+    return [task.rule.holds(feedback) for task in config.settings().tasks]
+
+
+def watched(watch_ms: int, duration_ms: int = -1, action: int = 2) -> Feedback:
+    return Feedback(0, 1, action, watch_ms, duration_ms)
+
+
 def test_label_rules() -> None:
-    config = load_config(ExampleJobConfig, None, ["labels=[{task: touch}, {task: share, actions: [3, 4]}]"])
-    rules = config.settings().labels
-    assert [rule.task for rule in rules] == ["touch", "share"]
-    assert [rule.matches(3) for rule in rules] == [True, True]
-    assert [rule.matches(1) for rule in rules] == [True, False]
+    rules = "[{task: touch}, {task: share, when: {actions: [3, 4]}}]"
+    assert labels_of(rules, watched(-1, action=3)) == [True, True]
+    assert labels_of(rules, watched(-1, action=1)) == [True, False]
+    assert labels_of(rules) == [False, False]
+
+
+def test_watch_rules() -> None:
+    rules = """[{task: long, when: {watch_ms: {at_least: 500}}}, {task: short, when: {watch_ms: {below: 500}}},
+        {task: most, when: {watch_fraction: {at_least: 0.9}}}, {task: little, when: {watch_fraction: {below: 0.9}}}]"""
+    assert labels_of(rules) == [False] * 4
+    assert labels_of(rules, watched(500, 1_000)) == [True, False, False, True]
+    assert labels_of(rules, watched(499, 1_000), watched(900, 1_000)) == [True, False, True, False]
+    assert labels_of(rules, watched(0, 0)) == [False, True, False, False]
+    assert labels_of(rules, watched(-1, 1_000)) == [False] * 4
+
+
+def test_rules_of_rules() -> None:
+    rules = """[{task: both, when: {all: [{actions: [1]}, {actions: [2]}]}}, {task: one, when: {any: [{actions: [1]},
+        {actions: [2]}]}}, {task: none, when: {not: {any: [{actions: [1]}, {actions: [2]}]}}}]"""
+    assert labels_of(rules, watched(-1, action=1), watched(-1, action=2)) == [True, True, False]
+    assert labels_of(rules, watched(-1, action=1)) == [False, True, False]
+    assert labels_of(rules, watched(-1, action=9)) == [False, False, True]
+    assert labels_of(rules) == [False, False, True]
+
+
+def test_the_shipped_labels() -> None:
+    config = load_config(ExampleJobConfig, None)
+    assert [task.name for task in config.tasks()] == ["finish", "skip", "like"]
+    finish, skip, like = (task.rule.holds for task in config.tasks())
+    for seen, wanted in (
+        ([watched(950, 1_000)], (True, False, False)),
+        ([watched(949, 1_000)], (False, True, False)),
+        ([watched(3_000, 9_000), watched(-1, -1, action=3)], (False, False, True)),
+        ([watched(100, 9_000), watched(9_000, 9_000)], (True, False, False)),
+        ([], (False, False, False)),
+    ):
+        assert (finish(seen), skip(seen), like(seen)) == wanted, seen
+
+
+def test_windows_and_weights_of_tasks() -> None:
+    labels = "labels=[{task: a, window_ms: 50, weight: 0.5}, {task: b}]"
+    config = load_config(ExampleJobConfig, None, [labels, "label_window_ms=70", "revision_window_ms=71"])
+    assert [(task.window_ms, task.weight) for task in config.tasks()] == [(50, 0.5), (70, 1.0)]
+    assert (config.settings().label_window_ms, config.settings().kept_ms) == (70, 71)
 
 
 @pytest.mark.parametrize(
@@ -72,6 +121,19 @@ def test_errors_name_file_and_key(tmp_path: Path, text: str, key: str) -> None:
     [
         ("labels: []", "labels"),
         ("labels: [{task: a}, {task: a}]", "twice"),
+        (
+            "labels:\n- task: a\n- task: b\n  when:\n    watch_ms: {above: 3}",
+            r"line 5: labels\.1\.when\.watch_ms\.above",
+        ),
+        (
+            "labels:\n- task: a\n  when: {all: [{actions: any}, {actions: [x]}]}",
+            r"line 3: labels\.0\.when\.all\.1\.actions",
+        ),
+        ("labels:\n- task: a\n  when: {}", r"line 3: labels\.0\.when: .* exactly one of .* given: none"),
+        ("labels:\n- task: a\n  when: {actions: any, not: {actions: any}}", r"given: actions, not"),
+        ("labels:\n- task: a\n  when: {watch_ms: {at_least: 1, below: 2}}", r"line 3: .*either at_least or below"),
+        ("labels:\n- task: a\n  weight: 0", r"line 3: labels\.0\.weight"),
+        ("revision_window_ms: 600000", r"exceed the longest label window, 600000 ms"),
         ("sink: {transaction_timeout_ms: 600000}", "transaction_timeout_ms"),
     ],
 )
@@ -97,7 +159,7 @@ def test_a_missing_file(tmp_path: Path) -> None:
     ("job", "config_type", "override"),
     [
         ("sequence", SequenceJobConfig, "snapshot.jitter=0.25"),
-        ("example", ExampleJobConfig, "labels=[{task: touch}, {task: share, actions: [4, 3]}]"),
+        ("example", ExampleJobConfig, "labels=[{task: touch}, {task: share, when: {not: {actions: [4, 3]}}}]"),
     ],
 )
 def test_what_config_show_prints_is_accepted_again(
