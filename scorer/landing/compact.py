@@ -1,15 +1,19 @@
-"""Upkeep of a lake: few large files in the place of many small ones, and days that are old enough to go."""
+"""Upkeep of a lake: few large files in the place of many small ones; old days and forgotten users go."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 from itertools import groupby
 from typing import Final
 
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
 from scorer.landing.lake import Lake
 from scorer.landing.manifest import DataFile, data_name, merge_ranges
-from scorer.landing.parquet import parquet_bytes, sorted_table
+from scorer.landing.parquet import sorted_table
 from scorer.landing.reader import Requests
 
 #: What files are merged up to, compressed; several times as much in memory.
@@ -42,15 +46,13 @@ def compact(lake: Lake, *, above: int = 1, target_bytes: int = TARGET_BYTES) -> 
     merged: list[DataFile] = []
     for group in _groups(manifest.files, above, target_bytes):
         ranges = merge_ranges(file.ranges for file in group)
-        table = sorted_table(Requests(lake.objects, group).to_arrow())
-        content = parquet_bytes(table, ranges)
         name = data_name(manifest.number + 1, group[0].day, "\n".join(file.path for file in group))
-        lake.objects.put(name, content)
-        merged.append(DataFile(path=name, day=group[0].day, rows=len(table), bytes=len(content), ranges=ranges))
+        table = sorted_table(Requests(lake.objects, group).to_arrow())
+        merged.append(lake.write(name, group[0].day, table, ranges))
         replaced += group
     if not replaced:
         return CompactReport()
-    lake.commit(manifest.compacted(replaced, merged))
+    lake.commit(manifest.replaced(replaced, merged, retire=True))
     return CompactReport(
         replaced=len(replaced),
         by=len(merged),
@@ -66,11 +68,40 @@ def drop_days(lake: Lake, before: str) -> list[str]:
         LakeError: another process committed meanwhile; nothing changed.
     """
     manifest = lake.manifest()
-    days = sorted({file.day for file in manifest.files if file.day < before})
-    if days:
-        lake.commit(manifest.without_days_before(before))
+    old = [file for file in manifest.files if file.day < before]
+    if old:
+        lake.commit(manifest.replaced(old, (), retire=False))
         lake.sweep()
-    return days
+    return sorted({file.day for file in old})
+
+
+def forget_users(lake: Lake, user_ids: Collection[int]) -> int:
+    """Write the files that name a user again without that user, and delete the others at once: the rows that went.
+
+    Of a user's examples that are still in the topic those land that were not landed yet: forget again after the topic's
+    retention.
+
+    Raises:
+        LakeError: another process committed meanwhile; nothing changed.
+    """
+    manifest = lake.manifest()
+    users = pa.array(sorted(user_ids), pa.uint64())
+    gone: list[DataFile] = []
+    written: list[DataFile] = []
+    for file in manifest.files:
+        with lake.objects.open(file.path) as opened:
+            table = pq.read_table(opened)
+        others = table.filter(pc.invert(pc.is_in(table["user_id"], users)))
+        if len(others) == len(table):
+            continue
+        gone.append(file)
+        if len(others):
+            name = data_name(manifest.number + 1, file.day, file.path)
+            written.append(lake.write(name, file.day, others, file.ranges))
+    if gone:
+        lake.commit(manifest.replaced(gone, written, retire=False))
+        lake.sweep()
+    return sum(file.rows for file in gone) - sum(file.rows for file in written)
 
 
 def _groups(files: Iterable[DataFile], above: int, target_bytes: int) -> Iterator[list[DataFile]]:

@@ -11,8 +11,9 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-from scorer.landing.manifest import MANIFEST_FOLDER, Manifest, manifest_name, number_of
+from scorer.landing.manifest import MANIFEST_FOLDER, DataFile, Manifest, Ranges, manifest_name, number_of
 from scorer.landing.objects import PART_SUFFIX, LakeError, Objects
+from scorer.landing.parquet import parquet_bytes
 from scorer.landing.reader import Requests
 
 #: Manifests that are kept, the newest: a commit that was prepared longer ago than this many is recognised by them.
@@ -49,6 +50,12 @@ class Lake:
                 f"{self.objects.url}: there are data and no {MANIFEST_FOLDER}/; restore it, or land into an empty place"
             )
         return Manifest()
+
+    def write(self, name: str, day: str, rows: Any, ranges: Ranges) -> DataFile:
+        """Write a data file that a commit may then name: a day's rows of these ranges."""
+        content = parquet_bytes(rows, ranges)
+        self.objects.put(name, content)
+        return DataFile(path=name, day=day, rows=len(rows), bytes=len(content), ranges=ranges)
 
     def commit(self, manifest: Manifest) -> None:
         """Make it the newest; its files are written.

@@ -6,14 +6,13 @@ ended, wherever the one before it died.
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
 from scorer.landing.lake import Lake
-from scorer.landing.manifest import DataFile, Manifest, data_name
-from scorer.landing.parquet import examples_table, parquet_bytes, split_by_day
+from scorer.landing.manifest import Manifest, data_name
+from scorer.landing.parquet import examples_table, split_by_day
 
 if TYPE_CHECKING:
     from scorer.landing.bounded import Landed
@@ -30,7 +29,7 @@ class LandReport:
     bytes: int = 0
     commits: int = 0
     #: yyyy-mm-dd -> records.
-    days: Counter[str] = field(default_factory=Counter)
+    days: dict[str, int] = field(default_factory=dict)
     #: partition -> [first, end) offsets.
     offsets: dict[int, tuple[int, int]] = field(default_factory=dict)
 
@@ -93,15 +92,12 @@ def _commit(
     of_file = {partition: [span] for partition, span in ranges.items()}
     files = []
     for day, rows in split_by_day(examples_table(batch)):
-        content = parquet_bytes(rows, of_file)
-        name = data_name(ahead.number, day, repr(sorted(ranges.items())))
-        lake.objects.put(name, content)
-        files.append(DataFile(path=name, day=day, rows=len(rows), bytes=len(content), ranges=of_file))
+        files.append(lake.write(data_name(ahead.number, day, repr(sorted(ranges.items()))), day, rows, of_file))
     manifest = manifest.landed(topic, topic_id, ranges, files)
     lake.commit(manifest)
     report.commits += 1
     report.records += len(batch)
     for file in files:
         report.bytes += file.bytes
-        report.days[file.day] += file.rows
+        report.days[file.day] = report.days.get(file.day, 0) + file.rows
     return manifest

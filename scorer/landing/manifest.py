@@ -98,17 +98,18 @@ class Manifest:
             holes=(*self.holes, *holes),
         )
 
-    def compacted(self, replaced: Iterable[DataFile], by: Iterable[DataFile]) -> Manifest:
-        """With some files in the place of others."""
-        gone = {file.path for file in replaced}
-        assert gone <= {file.path for file in self.files}, "a compaction replaces files of its own manifest"
-        kept = (file for file in self.files if file.path not in gone)
-        return replace(self, number=self.number + 1, files=(*kept, *by), retired=tuple(sorted(gone)))
+    def replaced(self, gone: Iterable[DataFile], by: Iterable[DataFile], *, retire: bool) -> Manifest:
+        """With some files in the place of others.
 
-    def without_days_before(self, day: str) -> Manifest:
-        """Without the files of earlier days; nor is anything retired kept, which may be of those days."""
-        kept = tuple(file for file in self.files if file.day >= day)
-        return replace(self, number=self.number + 1, files=kept, retired=())
+        Args:
+            retire: keep those that go until the next such commit. Otherwise neither they nor what is retired now is
+                wanted any more.
+        """
+        paths = {file.path for file in gone}
+        assert paths <= {file.path for file in self.files}, "a commit replaces files of its own manifest"
+        kept = (file for file in self.files if file.path not in paths)
+        retired = tuple(sorted(paths)) if retire else ()
+        return replace(self, number=self.number + 1, files=(*kept, *by), retired=retired)
 
     def to_json(self) -> bytes:
         """UTF-8, the same bytes for the same manifest."""
