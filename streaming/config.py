@@ -17,6 +17,7 @@ from streaming.examples.labels import Task
 from streaming.examples.settings import ExampleSettings, JoinLimits
 from streaming.sections import (
     SHORT_VIDEO_LABELS,
+    AlignedWatermarkSection,
     BatchSection,
     DedupeSection,
     JobSection,
@@ -124,6 +125,7 @@ class ExampleJobConfig(JobConfig):
 
     job: ExampleJobSection = ExampleJobSection()
     kafka: ExampleKafkaSection = ExampleKafkaSection()
+    watermark: AlignedWatermarkSection = AlignedWatermarkSection()
     #: Of the tasks that have none of their own. The example is written when the longest window has closed.
     label_window_ms: PositiveMilliseconds = 600_000
     #: Feedback published later than the longest window, but at most so long after the request, revises the example.

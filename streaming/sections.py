@@ -83,6 +83,14 @@ class WatermarkSection(Section):
     idle_timeout_ms: Milliseconds = 60_000
 
 
+class AlignedWatermarkSection(WatermarkSection):
+    """Event time of several topics that are read together."""
+
+    #: A partition is not read on while it is so far ahead of the slowest one of any topic: in a replay of days, the
+    #: state would have to hold what came of the faster ones. 0: they may run ahead as far as they like.
+    max_drift_ms: Milliseconds = 3_600_000
+
+
 class SinkSection(Section):
     """The producers."""
 

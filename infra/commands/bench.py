@@ -14,6 +14,7 @@ import click
 #: subcommand -> (module that has its `command`, what `longrank bench --help` says of it)
 BENCHES: Final[dict[str, tuple[str, str]]] = {
     "sequence": ("infra.bench.sequence.command", "The sequence job against a job that does nothing."),
+    "examples": ("infra.bench.examples.command", "The example job against a job that does nothing."),
     "fuzz": ("infra.bench.fuzz.command", "Every kind of wrong record; all are accounted for, no restart."),
     "faults": ("infra.bench.faults.command", "Kill everything under traffic; nothing may be lost or doubled."),
 }

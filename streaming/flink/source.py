@@ -15,10 +15,11 @@ from pyflink.table import StreamTableEnvironment
 
 from schemas.topics import HEARTBEAT_KEY, Topic
 from streaming.flink.internals import keyed_by_first_field, set_source_uids
-from streaming.sections import KafkaSection, WatermarkSection
+from streaming.sections import AlignedWatermarkSection, KafkaSection, WatermarkSection
 
 #: Records without a user's key go here, to be refused by the process function; users count from 1.
 NO_USER: Final = 0
+_ALIGNED_EVERY_MS: Final = 200
 _MS_PER_DAY: Final = 86_400_000
 
 
@@ -83,6 +84,11 @@ def _source_ddl(topic: Topic, kafka: KafkaSection, watermark: WatermarkSection) 
     }
     if watermark.idle_timeout_ms:
         options["scan.watermark.idle-timeout"] = f"{watermark.idle_timeout_ms} ms"
+    if isinstance(watermark, AlignedWatermarkSection) and watermark.max_drift_ms:
+        options["scan.watermark.alignment.group"] = "topics"
+        options["scan.watermark.alignment.max-drift"] = f"{watermark.max_drift_ms} ms"
+        # A replay may go as fast as one drift in this time.
+        options["scan.watermark.alignment.update-interval"] = f"{_ALIGNED_EVERY_MS} ms"
     return (
         f"CREATE TEMPORARY TABLE {_table(topic)} ("
         " k BYTES, v BYTES,"

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import socket
 import struct
+from collections import Counter
 from collections.abc import Callable, Iterable
 from types import TracebackType
 from typing import Final, Self
@@ -83,32 +84,44 @@ class BatchWriter:
 
 
 def prepare(bootstrap: str, topic: str, records: Iterable[Record], advance: Callable[[int], object]) -> list[int]:
-    """Writes all records in batches of `BATCH_BYTES`, in order within each partition.
+    """`prepare_topics` for one topic.
+
+    Returns:
+        How many went to each partition, by number; a partition beyond the last used one is left out.
+    """
+    counts = prepare_topics(bootstrap, ((topic, record) for record in records), advance)
+    return [counts[topic, partition] for partition in range(max((number for _, number in counts), default=-1) + 1)]
+
+
+def prepare_topics(
+    bootstrap: str, records: Iterable[tuple[str, Record]], advance: Callable[[int], object]
+) -> Counter[tuple[str, int]]:
+    """Writes all records of (topic, record) in batches of `BATCH_BYTES`, in order within each partition.
 
     Args:
         advance: told how many more are written, now and then.
 
     Returns:
-        How many went to each partition, by number; a partition beyond the last used one is left out.
+        How many went to each partition of each topic.
     """
-    waiting: dict[int, list[Record]] = {}
-    sizes: dict[int, int] = {}
-    counts: dict[int, int] = {}
+    waiting: dict[tuple[str, int], list[Record]] = {}
+    sizes: Counter[tuple[str, int]] = Counter()
+    counts: Counter[tuple[str, int]] = Counter()
     with BatchWriter(bootstrap) as writer:
 
-        def flush(partition: int) -> None:
-            batch = waiting.pop(partition)
-            sizes[partition] = 0
-            writer.write(topic, partition, batch)
-            counts[partition] = counts.get(partition, 0) + len(batch)
+        def flush(place: tuple[str, int]) -> None:
+            batch = waiting.pop(place)
+            sizes[place] = 0
+            writer.write(*place, batch)
+            counts[place] += len(batch)
             advance(len(batch))
 
-        for record in records:
-            partition = record.partition
-            waiting.setdefault(partition, []).append(record)
-            sizes[partition] = sizes.get(partition, 0) + len(record.value) + 32
-            if sizes[partition] >= BATCH_BYTES:
-                flush(partition)
-        for partition in sorted(waiting):
-            flush(partition)
-    return [counts.get(partition, 0) for partition in range(max(counts, default=-1) + 1)]
+        for topic, record in records:
+            place = topic, record.partition
+            waiting.setdefault(place, []).append(record)
+            sizes[place] += len(record.value) + 32
+            if sizes[place] >= BATCH_BYTES:
+                flush(place)
+        for place in sorted(waiting):
+            flush(place)
+    return counts

@@ -46,6 +46,12 @@ class BenchRest(FlinkRest):
             seconds=int(details["end_to_end_duration"]) / 1_000,
         )
 
+    def state_bytes(self, job_id: str) -> list[int]:
+        """The whole state's bytes at the newest checkpoints that the JobManager remembers, oldest first."""
+        history = self._object("GET", f"/jobs/{job_id}/checkpoints")["history"]
+        completed = [one for one in history if one["status"] == "COMPLETED"]
+        return [int(one["state_size"]) for one in sorted(completed, key=lambda one: int(one["id"]))]
+
     def _details(self, job_id: str, number: int) -> dict[str, Any] | None:
         # The statistics are looked at every few seconds only: a checkpoint of just now may not be there yet.
         newest = self._object("GET", f"/jobs/{job_id}/checkpoints")["latest"]["completed"]

@@ -59,12 +59,14 @@ class Session:
         settings: Sequence[str] = (),
         *,
         begin: Mapping[int, int] | None = None,
+        topics: Sequence[Topic] = (EVENTS,),
         environment: Mapping[str, str] | None = None,
     ) -> str:
         """Submits a job under a consumer group of its own and waits until it runs; its id.
 
         Args:
-            begin: the offset of each partition of the events; else from the first record.
+            begin: the offset of each partition of every topic; else from the first record.
+            topics: what the job reads.
             environment: what the client finds in its own, besides this process's.
 
         Raises:
@@ -72,11 +74,12 @@ class Session:
         """
         self.groups += 1
         group = f"bench-{self.groups}"
-        self._commit_start(group, begin or {})
+        self._commit_start(group, topics, begin or {})
         command = [str(Path(sys.executable).with_name("flink")), "run", "-d", "-p", "1", str(job)]
         command += ["--bootstrap", self.bootstrap, "--set", f"kafka.group_id={group}"]
-        # Each starts without state.
-        command += ["--set", f"sequence.generation={self.groups}"]
+        if topics == (EVENTS,):
+            # Each starts without state.
+            command += ["--set", f"sequence.generation={self.groups}"]
         command += [word for setting in settings for word in ("--set", setting)]
         inherited = os.environ | {"LONGRANK_HOME": str(self.local.home)} | dict(environment or {})
         done = subprocess.run(command, env=inherited, capture_output=True, text=True, timeout=_SUBMIT_TIMEOUT_S)
@@ -86,8 +89,8 @@ class Session:
         self.flink.wait_running(found[1])
         return found[1]
 
-    def _commit_start(self, group: str, begin: Mapping[int, int]) -> None:
-        partitions = [TopicPartition(EVENTS.name, number) for number in range(EVENTS.partitions)]
+    def _commit_start(self, group: str, topics: Sequence[Topic], begin: Mapping[int, int]) -> None:
+        partitions = [TopicPartition(topic.name, number) for topic in topics for number in range(topic.partitions)]
         offsets = {one: OffsetAndMetadata(begin.get(one.partition, 0), "", -1) for one in partitions}
         admin: Any = KafkaAdminClient(bootstrap_servers=self.bootstrap)
         try:

@@ -9,7 +9,7 @@ from statistics import median
 
 from infra.bench.sequence.session import BATCHED_PASSTHROUGH_JOB, PASSTHROUGH_JOB, SEQUENCE_JOB, Session, Watch
 from infra.errors import InfraError
-from schemas.topics import UPDATES
+from schemas.topics import EVENTS, UPDATES, Topic
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -20,15 +20,24 @@ class Rate:
     per_cpu_second: float
 
 
-def run_once(running: Session, job: Path, settings: Sequence[str], *, skip: int, count: int) -> Rate:
-    """The rate over `count` records after the first `skip`.
+def run_once(
+    running: Session,
+    job: Path,
+    settings: Sequence[str],
+    *,
+    skip: int,
+    count: int,
+    inputs: Sequence[Topic] = (EVENTS,),
+    output: Topic = UPDATES,
+) -> Rate:
+    """The rate over `count` records of the output after the first `skip`.
 
     Raises:
         InfraError: the job failed, or wrote nothing for a minute.
     """
     # Watched from before its start: the job is well under way when the client that submitted it has ended.
-    with Watch(running, UPDATES) as watch:
-        job_id = running.start(job, settings)
+    with Watch(running, output) as watch:
+        job_id = running.start(job, settings, topics=inputs)
         try:
             samples = watch.until(skip + count, lambda: running.flink.why(job_id))
         finally:
