@@ -10,10 +10,13 @@ from collections import Counter
 from collections.abc import Collection, Iterable
 from typing import Any, Final, NamedTuple
 
+import numpy as np
 import pyarrow as pa
 
 _KIND: Final = b"longrank.kind"
 _NAME: Final = b"longrank.name"
+#: Kinds of columns with an entry for each target.
+_LISTS: Final = frozenset({"label", "changed", "feature"})
 _TIME: Final = pa.timestamp("ms", tz="UTC")
 
 
@@ -60,7 +63,14 @@ class Column(NamedTuple):
     kind: str
     #: The task's or the feature's.
     name: str
-    type: Any
+    #: uint8, uint32, int64 or float32. Not Arrow's type: that is slow to hash, and this is done for every value.
+    number: str
+
+    @property
+    def type(self) -> Any:
+        """Arrow's: a number, or a list with one for each target."""
+        number = pa.from_numpy_dtype(self.number)
+        return list_of(number) if self.kind in _LISTS else number
 
     def field(self, called: str) -> Any:
         """The Arrow field."""
@@ -69,38 +79,39 @@ class Column(NamedTuple):
 
 def label_column(task: str) -> Column:
     """uint8 [m], 0 or 1."""
-    return Column("label", task, list_of(pa.uint8()))
+    return Column("label", task, "uint8")
 
 
 def weight_column(task: str) -> Column:
     """The task's weight in the loss; null: the example has no such task."""
-    return Column("weight", task, pa.float32())
+    return Column("weight", task, "float32")
 
 
 def changed_column(task: str) -> Column:
-    """Indices of targets, [0 .. m]."""
-    return Column("changed", task, list_of(pa.uint32()))
+    """Indices of targets, at most m."""
+    return Column("changed", task, "uint32")
 
 
 def call(columns: Collection[Column]) -> dict[Column, str]:
     """What each is called: kind_name. A name that would stand twice (a feature that was once int64 and once float32, a
-    task called "version") gets its type behind it: `feature_price:float`."""
+    task called "version") gets its type behind it: `feature_price:float32`."""
     taken = Counter(f"{column.kind}_{column.name}" for column in columns) + Counter(FIXED_SCHEMA.names)
     called = {}
-    for column in sorted(columns, key=lambda column: (column.kind, column.name, str(column.type))):
+    for column in sorted(columns):
         name = f"{column.kind}_{column.name}"
-        of = column.type.value_type if pa.types.is_list(column.type) else column.type
-        called[column] = name if taken[name] == 1 else f"{name}:{of}"
+        called[column] = name if taken[name] == 1 else f"{name}:{column.number}"
     return called
 
 
 def columns_of(schema: Any) -> dict[Column, str]:
     """A schema's columns beside the fixed ones, and what they are called there."""
-    return {
-        Column(field.metadata[_KIND].decode(), field.metadata[_NAME].decode(), field.type): field.name
-        for field in schema
-        if field.metadata and _KIND in field.metadata
-    }
+    found = {}
+    for field in schema:
+        if field.metadata and _KIND in field.metadata:
+            number = field.type.value_type if pa.types.is_list(field.type) else field.type
+            kind, name = field.metadata[_KIND].decode(), field.metadata[_NAME].decode()
+            found[Column(kind, name, np.dtype(number.to_pandas_dtype()).name)] = field.name
+    return found
 
 
 def union_schema(schemas: Iterable[Any]) -> Any:

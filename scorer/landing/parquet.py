@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
@@ -20,7 +20,6 @@ from scorer.landing.columns import (
     changed_column,
     columns_of,
     label_column,
-    list_of,
     weight_column,
 )
 from scorer.landing.manifest import Ranges, read_ranges
@@ -51,7 +50,9 @@ def examples_table(records: Sequence[Landed]) -> Any:
             example = TrainingExample.FromString(record.value)
             _add_fixed(fixed, example, record)
             for column, value in _other_values(example):
-                values = others.setdefault(column, [None] * len(records))
+                if column not in others:
+                    others[column] = [None] * len(records)
+                values = others[column]
                 if values[row] is not None:
                     raise ValueError(f"{column.kind} {column.name} stands twice")
                 values[row] = value
@@ -97,7 +98,7 @@ def file_ranges(schema: Any) -> Mapping[int, Sequence[tuple[int, int]]] | None:
 
 
 def batch_examples(batch: Any) -> Iterator[TrainingExample]:
-    """The messages again; tasks and features in the order of the columns."""
+    """The messages of a record batch again; tasks and features in the order of the columns."""
     others = columns_of(batch.schema)
     for row in batch_rows(batch):
         example = TrainingExample(
@@ -107,8 +108,8 @@ def batch_examples(batch: Any) -> Iterator[TrainingExample]:
             user_id=row["user_id"],
             request_time_ms=row["request_time"],
             label_version=row["label_version"],
-            targets=Candidates(item_id=_bytes(row["item_id"], "<u8"), group_id=_bytes(row["group_id"], "<u8")),
-            position=_bytes(row["position"], "<u2"),
+            targets=Candidates(item_id=row["item_id"], group_id=row["group_id"]),
+            position=row["position"],
             stamp=row_stamp(row),
             superseded_responses=row["superseded_responses"],
             caused_by=row["caused_by"],
@@ -121,15 +122,16 @@ def batch_examples(batch: Any) -> Iterator[TrainingExample]:
                 example.labels.append(
                     TaskLabels(
                         task=column.name,
-                        labels=_bytes(value, "u1"),
+                        labels=value,
                         weight=row[others[weight_column(column.name)]],
-                        changed_targets=row[others[changed_column(column.name)]],
+                        changed_targets=np.frombuffer(row[others[changed_column(column.name)]], "<u4").tolist(),
                     )
                 )
             elif column.kind == "feature":
-                example.targets.features.append(_feature(column.name, value, column.type.value_type))
+                example.targets.features.append(FeatureColumn(name=column.name, **{column.number: value}))
             elif column.kind == "context":
-                example.context.append(_feature(column.name, [value], column.type))
+                packed = np.array([value], np.dtype(column.number).newbyteorder("<")).tobytes()
+                example.context.append(FeatureColumn(name=column.name, **{column.number: packed}))
         yield example
 
 
@@ -194,17 +196,17 @@ def _other_values(example: TrainingExample) -> Iterator[tuple[Column, Any]]:
         yield changed_column(labels.task), np.array(labels.changed_targets, "<u4").tobytes()
     for feature in example.targets.features:
         content, number = _typed(feature)
-        yield Column("feature", feature.name, list_of(number)), content
+        yield Column("feature", feature.name, number), content
     for feature in example.context:
         content, number = _typed(feature)
-        (value,) = np.frombuffer(content, number.to_pandas_dtype()).tolist()
+        (value,) = np.frombuffer(content, np.dtype(number).newbyteorder("<")).tolist()
         yield Column("context", feature.name, number), value
 
 
-def _typed(feature: FeatureColumn) -> tuple[bytes, Any]:
+def _typed(feature: FeatureColumn) -> tuple[bytes, str]:
     if feature.float32:
-        return _whole(feature.float32, 4, feature.name), pa.float32()
-    return _whole(feature.int64, 8, feature.name), pa.int64()
+        return _whole(feature.float32, 4, feature.name), "float32"
+    return _whole(feature.int64, 8, feature.name), "int64"
 
 
 def _whole(content: bytes, width: int, name: str) -> bytes:
@@ -215,7 +217,7 @@ def _whole(content: bytes, width: int, name: str) -> bytes:
 
 def _array(values: Sequence[Any], of: Any) -> Any:
     """An Arrow array; lists of numbers come as their bytes, which are joined and never parsed."""
-    if not pa.types.is_list(of) or pa.types.is_binary(of.value_type):
+    if not _is_packed(of):
         return pa.array(values, of)
     dtype = np.dtype(of.value_type.to_pandas_dtype()).newbyteorder("<")
     sizes = [len(value) // dtype.itemsize if value else 0 for value in values]
@@ -230,18 +232,25 @@ def _array(values: Sequence[Any], of: Any) -> Any:
 
 
 def batch_rows(batch: Any) -> Iterator[dict[str, Any]]:
-    """Rows by column; times as ms."""
-    times = [at for at, field in enumerate(batch.schema) if pa.types.is_timestamp(field.type)]
-    arrays = [column.cast(pa.int64()) if at in times else column for at, column in enumerate(batch.columns)]
-    for values in zip(*(array.to_pylist() for array in arrays), strict=True):
+    """Rows by column, as the messages have the values: times as ms, lists of numbers as their bytes."""
+    for values in zip(*(_values(column) for column in batch.columns), strict=True):
         yield dict(zip(batch.schema.names, values, strict=True))
 
 
-def _bytes(values: Iterable[int] | None, dtype: str) -> bytes:
-    return b"" if values is None else np.array(values, dtype).tobytes()
+def _values(array: Any) -> Sequence[Any]:
+    if pa.types.is_timestamp(array.type):
+        array = array.cast(pa.int64())
+    if not _is_packed(array.type):
+        values: list[Any] = array.to_pylist()
+        return values
+    numbers = array.flatten().to_numpy()
+    content = memoryview(numbers.astype(numbers.dtype.newbyteorder("<"), copy=False).tobytes())
+    ends = np.cumsum(array.value_lengths().fill_null(0).to_numpy()) * numbers.itemsize
+    begins = [0, *ends.tolist()]
+    there = array.is_valid().to_pylist()
+    return [bytes(content[begins[row] : begins[row + 1]]) if known else None for row, known in enumerate(there)]
 
 
-def _feature(name: str, values: Sequence[float], of: Any) -> FeatureColumn:
-    if pa.types.is_floating(of):
-        return FeatureColumn(name=name, float32=np.array(values, "<f4").tobytes())
-    return FeatureColumn(name=name, int64=np.array(values, "<i8").tobytes())
+def _is_packed(of: Any) -> bool:
+    """A list of numbers, which the messages have as bytes."""
+    return pa.types.is_list(of) and not pa.types.is_binary(of.value_type)

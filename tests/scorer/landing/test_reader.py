@@ -109,7 +109,7 @@ def test_a_name_of_two_types_gets_the_type_behind_it() -> None:
     )
     assert lake.requests("2026-11-25").to_pandas()["feature_price"].iloc[0].tolist() == [1 << 60, 2]
     both = lake.requests("2026-11-25", "2026-11-26")
-    frame = both.to_pandas(["feature_price:int64", "feature_price:float", "label_version", "label_version:uint8"])
+    frame = both.to_pandas(["feature_price:int64", "feature_price:float32", "label_version", "label_version:uint8"])
     assert [None if value is None else value.tolist() for value in frame.iloc[:, 1]] == [None, [0.5, 2], None]
     assert frame.iloc[2, 2:].tolist()[0] == 1
     assert [e.targets.features[0] for e in both.examples() if e.targets.features] == [
