@@ -67,8 +67,8 @@ class Objects:
     def put_new(self, name: str, content: bytes) -> None:
         """Write an object that must not be there yet: of several writers one succeeds.
 
-        That holds on local disks, in memory, and where fsspec's file system has a conditional put (s3fs and gcsfs do).
-        Others look first and then write, and need one writer at a time.
+        That holds on local disks, in memory, and where fsspec's file system has a conditional put, as s3fs has. Others
+        look first and then write, and need one writer at a time.
 
         Raises:
             FileExistsError: it is there.
