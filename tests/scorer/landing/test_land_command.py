@@ -1,4 +1,4 @@
-"""`longrank land` from a real broker: transactions, a second run, a topic made anew."""
+"""`longrank land`: what it says, and all of it from a real broker: transactions, a second run, a topic made anew."""
 
 from __future__ import annotations
 
@@ -9,14 +9,17 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 from kafka import KafkaProducer
-from lakes import DAY_MS, FIRST_MS, simple
+from lakes import DAY_MS, FIRST_MS, Topic, simple
 
+import infra.commands.land as land_command
 from infra.cli import main
 from infra.topics import recreate_topics
 from schemas.partitioner import partition_of, user_key
 from schemas.topics import EXAMPLES, PARTITIONS
 from schemas.v1.training_pb2 import TrainingExample
 from scorer.landing import Lake
+from scorer.landing.bounded import Landed, TopicBounds
+from scorer.landing.manifest import Hole
 
 
 def produce(bootstrap: str, name: str, *examples: TrainingExample, commit: bool = True) -> None:
@@ -45,19 +48,63 @@ def land(bootstrap: str, lake: Path, *options: str) -> dict[str, Any]:
     return report
 
 
-def test_a_broker_that_is_not_there_is_one_line(tmp_path: Path) -> None:
-    result = CliRunner().invoke(main, ["land", str(tmp_path / "lake"), "--bootstrap", "127.0.0.1:1"])
-    assert (result.exit_code, result.output.count("\n")) == (1, 1)
+@pytest.fixture
+def topic(monkeypatch: pytest.MonkeyPatch) -> Topic:
+    """What the command reads, in the place of a broker."""
+    topic = Topic()
+
+    def read(bootstrap: str, name: str, begin: dict[int, int], end: dict[int, int]) -> list[Landed]:
+        assert (bootstrap, name) == ("broker:1", EXAMPLES.name)
+        return [record for record in topic.all() if begin[record.partition] <= record.offset < end[record.partition]]
+
+    def bounds(*_: str) -> TopicBounds:
+        return TopicBounds(topic.id, {number: (10 * number, end) for number, end in topic.ends.items()})
+
+    monkeypatch.setattr(land_command, "read_bounded", read)
+    monkeypatch.setattr(land_command, "read_bounds", bounds)
+    return topic
 
 
-def test_a_place_that_cannot_be_read_is_one_line(tmp_path: Path) -> None:
+def test_a_person_reads_what_was_landed(topic: Topic, tmp_path: Path) -> None:
+    lake = str(tmp_path / "lake")
+    for number in range(20):
+        topic.add(
+            simple("a", version=number + 1), simple(f"b{number}", FIRST_MS + number * DAY_MS), partition=number % 2
+        )
+        result = CliRunner().invoke(main, ["land", lake, "--bootstrap", "broker:1"])
+        assert result.exit_code == 0, result.output
+        assert "land: 2 records of" in result.stdout
+        # The first day's 17th file is one too many.
+        assert ("compacted 17 files to 1, without 16 superseded revisions" in result.stdout) == (number == 16)
+    assert "training.examples.v1/1: offsets" in result.stdout
+    assert "day=2026-12-14: 1 records" in result.stdout
+    result = CliRunner().invoke(main, ["land", lake, "--bootstrap", "broker:1", "--forget", "7"])
+    assert "deleted 24 records of 1 users" in result.stdout
+    assert result.stdout.endswith(f"land: nothing new for {lake}\n")
+
+
+def test_what_a_person_can_mend_is_one_line(topic: Topic, tmp_path: Path) -> None:
+    topic.add(simple("a"))
     (tmp_path / "lake").write_text("a file")
-    (tmp_path / "s4").mkdir()
-    for place in (f"s4://{tmp_path}", str(tmp_path / "lake")):
-        result = CliRunner().invoke(main, ["land", place, "--bootstrap", "127.0.0.1:1"])
+    for place in ("s4://bucket/lake", str(tmp_path / "lake")):
+        result = CliRunner().invoke(main, ["land", place, "--bootstrap", "broker:1"])
         assert result.exit_code == 1
-        assert result.output.startswith("Error: ")
-        assert result.output.count("\n") == 1
+        assert result.stderr.splitlines()[-1].startswith("Error: ")
+        assert place in result.stderr
+        assert "Traceback" not in result.output
+
+
+def test_an_accepted_hole_is_recorded(topic: Topic, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    lake = Lake(str(tmp_path))
+    topic.add(simple("a"))
+    topic.land(lake)
+    monkeypatch.setattr(land_command, "read_bounds", lambda *_: TopicBounds(topic.id, {0: (50, 60)}))
+    topic.ends[0] = 50
+    topic.add(simple("b"))
+    result = CliRunner().invoke(main, ["land", str(tmp_path), "--bootstrap", "broker:1", "--accept-hole"])
+    assert result.exit_code == 0, result.output
+    assert lake.manifest().holes == (Hole(partition=0, first=2, end=50),)
+    assert lake.manifest().next == {0: 60}
 
 
 @pytest.mark.cluster
