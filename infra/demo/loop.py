@@ -173,7 +173,7 @@ def run_loop(log: BehaviourLog, settings: DemoSettings, steps: Steps) -> Iterato
             driver.heartbeat(application.low_time_ms + label_window_ms + 1, window_ms)
         with steps.step("verify"):
             _wait_examples(info.bootstrap, application.counts.impressions)
-            verdict = _longrank(home, "verify", "--bootstrap", info.bootstrap, "--json", accept=(0, 1))
+            verdict = _longrank(home, "verify", "--bootstrap", info.bootstrap, "--store", "--json", accept=(0, 1))
         yield Loop(
             settings=settings,
             log=log,

@@ -1,4 +1,4 @@
-"""Every user's history, rebuilt from `behaviour.events.v1` alone.
+"""Every user's history, rebuilt from `behaviour.events.v1` alone. Pure.
 
 Own numbering, dedupe, encoding and digest, after the contracts' text: nothing of the sequence job or of the store is
 called; of the contracts' code, only the unpacking that golden vectors pin. A record that the job refused is known by
@@ -7,197 +7,171 @@ its dead letter; all others are accepted or duplicates.
 
 from __future__ import annotations
 
-import hashlib
-import struct
-from collections import deque
-from collections.abc import Collection, Iterable
-from dataclasses import dataclass, field
-from typing import Final
+from collections.abc import Collection
 
+from google.protobuf.message import DecodeError
+
+from infra.verify.epochs import CHAIN, LONG_AGO, ROW, Epoch, Named, User, encode_row
 from infra.verify.findings import Findings
-from schemas.packing import unpack_history
+from infra.verify.records import Batches, Place
+from infra.verify.seeds import SeedOutcome, take_seed
+from schemas.topics import EVENTS, HEARTBEAT_KEY
 from schemas.v1.behaviour_pb2 import BehaviourEvent
-from scorer.landing.bounded import Landed
-
-_DIGEST_VERSION: Final = 1
-_ROW = struct.Struct("<qQQIIIIB")
-_ROW_BYTES: Final = 41
-#: In the place of an id that nobody knows any more.
-_FORGOTTEN: Final = bytes(16)
 
 
-def _hash(*parts: bytes) -> int:
-    return int.from_bytes(hashlib.blake2b(b"".join(parts), digest_size=8, person=b"longrank.seq.v1").digest(), "little")
-
-
-def encode_row(event: BehaviourEvent) -> bytes:
-    """The canonical 41 bytes of an interaction."""
-    it = event.interaction
-    optional = ("watch_ms", 1), ("duration_ms", 2), ("surface", 4), ("group_id", 8)
-    present = sum(bit for name, bit in optional if it.HasField(name))
-    return _ROW.pack(
-        event.event_time_ms, it.item_id, it.group_id, it.action, it.surface, it.watch_ms, it.duration_ms, present
-    )
-
-
-def origin_of(user: int, epoch: int) -> int:
-    """digest(0)."""
-    return _hash(struct.pack("<BQQ", _DIGEST_VERSION, user, epoch))
-
-
-@dataclass
-class Epoch:
-    """One user's history within one epoch; entry n - 1 of every list is seq_no n."""
-
-    origin: int
-    rows: bytearray = field(default_factory=bytearray)
-    digests: list[int] = field(default_factory=list)
-    event_ids: list[bytes] = field(default_factory=list)
-    #: (partition, offset) of each event in the events topic.
-    sources: list[tuple[int, int]] = field(default_factory=list)
-    #: How many of them the epoch opened with: its first snapshot says them, no update does.
-    seeded: int = 0
-
-    def append(self, row: bytes, event_id: bytes, source: tuple[int, int]) -> None:
-        """The next event."""
-        self.digests.append(_hash(self.digest(len(self.digests)).to_bytes(8, "little"), row))
-        self.rows += row
-        self.event_ids.append(event_id)
-        self.sources.append(source)
-
-    def digest(self, seq_no: int) -> int:
-        """digest(seq_no); the origin at 0."""
-        return self.origin if seq_no == 0 else self.digests[seq_no - 1]
-
-    def row_bytes(self, first_seq_no: int, seq_no: int) -> bytes:
-        """Canonical bytes of the events first_seq_no .. seq_no."""
-        return bytes(self.rows[(first_seq_no - 1) * _ROW_BYTES : seq_no * _ROW_BYTES])
-
-
-@dataclass
 class Histories:
     """All users' histories, and what the rebuild counted."""
 
-    generation: int
-    #: Newest accepted ids of a user among which a repeated one is a duplicate.
-    dedupe_window: int
-    #: Newest events that the job keeps: those that a seed finds there.
-    kept_events: int = 14_000
-    epochs: dict[tuple[int, int], Epoch] = field(default_factory=dict)
-    current: dict[int, int] = field(default_factory=dict)
-    records: int = 0
-    accepted: int = 0
-    #: Records whose event, or part of a seed, had come before.
-    duplicates: int = 0
-    refused: int = 0
-    erased: int = 0
-    #: Histories that were put in front, and the records that brought them.
-    seeded: int = 0
-    seed_parts: int = 0
-    #: Accepted with an event time below an earlier one of the same user.
-    late: int = 0
-    #: user -> the epochs that an erasure opened.
-    erasures: dict[int, list[int]] = field(default_factory=dict)
-    _window: dict[int, deque[bytes]] = field(default_factory=dict)
-    _newest_event_time: dict[int, int] = field(default_factory=dict)
-    #: Parts of seeds under way, and the last seed that was done with, per user.
-    _seeds: dict[int, list[BehaviourEvent]] = field(default_factory=dict)
-    _seed_done: dict[int, bytes] = field(default_factory=dict)
-
-    def add_all(self, records: Iterable[Landed], refused: Collection[tuple[str, int, int]], findings: Findings) -> None:
-        """Add the records of the events topic, each partition in order; `refused` are dead letters' coordinates."""
-        for record in records:
-            self.add(record, refused, findings)
-
-    def add(self, record: Landed, refused: Collection[tuple[str, int, int]], findings: Findings) -> None:
-        """Add one record; see `add_all`."""
-        if record.key == b"heartbeat":
-            return
-        self.records += 1
-        if (record.topic, record.partition, record.offset) in refused:
-            self.refused += 1
-            return
-        event = findings.decode(BehaviourEvent, record)
-        if event is None:
-            return
-        user = event.user_id
-        window = self._window.setdefault(user, deque(maxlen=self.dedupe_window))
-        if event.WhichOneof("body") == "seed":
-            self._add_seed(event)
-            return
-        if event.event_id in window:
-            self.duplicates += 1
-            return
-        epoch_number = self.current.setdefault(user, self.generation << 32)
-        if event.WhichOneof("body") == "erase":
-            self.erased += 1
-            window.clear()
-            window.append(event.event_id)
-            if pending := self._seeds.pop(user, None):
-                self._seed_done[user] = pending[0].event_id
-            self._newest_event_time.pop(user, None)
-            self.current[user] = epoch_number + 1
-            self._epoch(user)
-            self.erasures.setdefault(user, []).append(self.current[user])
-            return
-        window.append(event.event_id)
-        epoch = self._epoch(user)
-        epoch.append(encode_row(event), event.event_id, (record.partition, record.offset))
-        self.accepted += 1
-        newest = self._newest_event_time.get(user, event.event_time_ms)
-        self.late += event.event_time_ms < newest
-        self._newest_event_time[user] = max(newest, event.event_time_ms)
-
-    def erased_below(self, user: int, epoch: int) -> int:
-        """The newest epoch up to `epoch` that an erasure opened, 0 when none did."""
-        return max((opened for opened in self.erasures.get(user, ()) if opened <= epoch), default=0)
-
-    def _add_seed(self, event: BehaviourEvent) -> None:
-        """Parts in order; the last puts all of them before what the newest epoch kept, in an epoch of its own."""
-        user, seed = event.user_id, event.seed
-        pending = self._seeds.get(user, [])
-        repeated = bool(pending) and pending[0].event_id == event.event_id and seed.part < len(pending)
-        if event.event_id == self._seed_done.get(user) or repeated:
-            self.duplicates += 1
-            return
-        self.seed_parts += 1
-        pending = [*pending, event] if seed.part else [event]
-        if seed.part + 1 < seed.parts:
-            self._seeds[user] = pending
-            return
-        self._seeds.pop(user, None)
-        self._seed_done[user] = event.event_id
-        self.seeded += 1
-        before = self._epoch(user) if user in self.current else Epoch(origin=0)
-        self.current[user] = self.current.setdefault(user, self.generation << 32) + 1
-        epoch, window = self._epoch(user), self._window[user]
-        ids = [seed.event_ids[at : at + 16] for at in range(0, len(seed.event_ids), 16)]
-        rows = b"".join(unpack_history(part.seed.packed).tobytes() for part in pending)
-        named = [_FORGOTTEN] * (len(rows) // _ROW_BYTES - len(ids)) + ids
-        entries = [(rows[at * _ROW_BYTES : (at + 1) * _ROW_BYTES], name, (-1, -1)) for at, name in enumerate(named)]
-        # The window's newest ids are those of the newest events; what is left of it, an erase's, belongs to none.
-        kept, old = len(before.digests), list(window)
-        older, newest = old[: max(0, len(old) - kept)], old[max(0, len(old) - kept) :]
-        for at in range(max(0, kept - self.kept_events), kept):
-            event_id = before.event_ids[at] if at >= kept - len(newest) else _FORGOTTEN
-            if event_id not in ids:
-                entries.append((before.row_bytes(at + 1, at + 1), event_id, before.sources[at]))
-        for row, event_id, source in entries:
-            epoch.append(row, event_id, source)
-        epoch.seeded = len(entries)
-        window.clear()
-        window.extend(event_id for event_id in older if event_id not in ids)
-        window.extend(event_id for _, event_id, _ in entries)
-        self._newest_event_time[user] = max(_ROW.unpack(row)[0] for row, _, _ in entries)
+    def __init__(
+        self, generation: int, dedupe_window: int, kept_events: int = 14_000, *, keep_named: bool = False
+    ) -> None:
+        """
+        Args:
+            dedupe_window: newest accepted ids of a user among which a repeated one is a duplicate.
+            kept_events: newest events that the job keeps: those that a seed finds there.
+            keep_named: keep the feedback that names a request.
+        """
+        self.generation, self.dedupe_window, self.kept_events = generation, dedupe_window, kept_events
+        self._keep_named = keep_named
+        #: By the records' key.
+        self.users: dict[bytes, User] = {}
+        self.records = 0
+        self.accepted = 0
+        #: Records whose event, or part of a seed, had come before.
+        self.duplicates = 0
+        self.refused = 0
+        self.erased = 0
+        #: Histories that were put in front, and the records that brought them.
+        self.seeded = 0
+        self.seed_parts = 0
+        #: Accepted with an event time below an earlier one of the same user.
+        self.late = 0
+        #: Of users whose first events the log no longer holds: whether they were numbered cannot be known.
+        self.undecided = 0
+        #: partition -> the newest heartbeat's offset and value.
+        self.heartbeats: dict[int, tuple[int, bytes]] = {}
 
     def find(self, user: int, epoch: int) -> Epoch | None:
         """The user's history in `epoch`, None when there never was one."""
-        return self.epochs.get((user, epoch))
+        known = self.users.get(b"%d" % user)
+        return None if known is None else known.epochs.get(epoch)
 
-    def _epoch(self, user: int) -> Epoch:
-        number = self.current[user]
-        known = self.epochs.get((user, number))
-        if known is None:
-            known = Epoch(origin=origin_of(user, number))
-            self.epochs[user, number] = known
-        return known
+    def add(self, partition: int, batches: Batches, refused: Collection[int], findings: Findings) -> None:
+        """Add the records of a partition of the events topic, in their order.
+
+        Args:
+            refused: offsets of the dead letters.
+        """
+        # The way of every event: what it looks up is bound before, and nothing is called that can be written out.
+        users, parse, pack, copy, from_bytes = (
+            self.users,
+            BehaviourEvent.FromString,
+            ROW.pack,
+            CHAIN.copy,
+            int.from_bytes,
+        )
+        keep_named, window_events = self._keep_named, self.dedupe_window
+        for batch in batches:
+            records, accepted, late = len(batch), 0, 0
+            for offset, time_ms, key, value in batch:
+                if refused and offset in refused:
+                    self.refused += 1
+                    continue
+                user = users.get(key)  # type: ignore[arg-type]
+                if user is None and key == HEARTBEAT_KEY:
+                    records -= 1
+                    self.heartbeats[partition] = (offset, value)
+                    continue
+                try:
+                    event = parse(value)
+                except DecodeError as error:
+                    findings.undecodable("BehaviourEvent", Place(EVENTS.name, partition, offset), error)
+                    continue
+                user_id = event.user_id
+                if user is None or user.user_id != user_id:
+                    user = self._open(key, user_id, Place(EVENTS.name, partition, offset), findings)
+                event_id, it = event.event_id, event.interaction
+                item_id = it.item_id
+                if not item_id and not event.HasField("interaction"):
+                    self._reset(user, event, Place(EVENTS.name, partition, offset), findings)
+                    continue
+                window = user.window
+                remembered = len(window)
+                window[event_id] = None
+                if len(window) == remembered:
+                    self.duplicates += 1
+                    if keep_named and event.HasField("request"):
+                        user.named.append(_named(event, encode_row(event), offset, time_ms))
+                    continue
+                if remembered == window_events:
+                    del window[next(iter(window))]
+                epoch = user.current
+                if epoch is None:
+                    epoch = user.open(self.generation << 32)
+                event_time_ms, group_id, surface = event.event_time_ms, it.group_id, it.surface
+                watch_ms, duration_ms = it.watch_ms, it.duration_ms
+                # What is not 0 is there: to ask is slow, and most are not 0.
+                row = pack(
+                    event_time_ms,
+                    item_id,
+                    group_id,
+                    it.action,
+                    surface,
+                    watch_ms,
+                    duration_ms,
+                    (1 if watch_ms or it.HasField("watch_ms") else 0)
+                    | (2 if duration_ms or it.HasField("duration_ms") else 0)
+                    | (4 if surface or it.HasField("surface") else 0)
+                    | (8 if group_id or it.HasField("group_id") else 0),
+                )
+                digests = epoch.digests
+                link = copy()
+                link.update((digests[-1] if digests else epoch.origin).to_bytes(8, "little") + row)
+                digests.append(from_bytes(link.digest(), "little"))
+                epoch.rows += row
+                epoch.event_ids += event_id
+                epoch.offsets.append(offset)
+                user.times.append(time_ms)
+                accepted += 1
+                if event_time_ms < user.newest_ms:
+                    late += 1
+                else:
+                    user.newest_ms = event_time_ms
+                if keep_named and event.HasField("request"):
+                    user.named.append(_named(event, row, offset, time_ms))
+            self.records += records
+            self.accepted += accepted
+            self.late += late
+
+    def _open(self, key: bytes | None, user_id: int, place: Place, findings: Findings) -> User:
+        findings.expect(
+            key == b"%d" % user_id, "event_key", place, user_id, field="key", found=key, wanted=b"%d" % user_id
+        )
+        return self.users.setdefault(b"%d" % user_id, User(user_id, place.partition))
+
+    def _reset(self, user: User, event: BehaviourEvent, place: Place, findings: Findings) -> None:
+        """An ERASE, a SEED, or what a dead letter should have refused."""
+        body = event.WhichOneof("body")
+        if body == "seed":
+            outcome = take_seed(user, event, self.generation, self.kept_events, self.dedupe_window)
+            self.duplicates += outcome is SeedOutcome.DUPLICATE
+            self.seed_parts += outcome is not SeedOutcome.DUPLICATE
+            self.seeded += outcome is SeedOutcome.SEEDED
+        elif event.event_id in user.window:
+            self.duplicates += 1
+        elif findings.expect(body == "erase", "event_without_letter", place, event.user_id, "an event without a body"):
+            self.erased += 1
+            user.window = {event.event_id: None}
+            if user.seeds:
+                user.seed_done = user.seeds[0].event_id
+                user.seeds = []
+            user.newest_ms = LONG_AGO
+            number = self.generation << 32 if user.current is None else user.current.number
+            user.erasures.append(user.open(number + 1).number)
+
+
+def _named(event: BehaviourEvent, row: bytes, offset: int, time_ms: int) -> Named:
+    reference = event.request
+    return Named(
+        time_ms, event.event_id, row, offset, reference.request_id, reference.response_id, reference.request_time_ms
+    )

@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from infra.verify.checks import check_snapshots, check_updates
 from infra.verify.findings import Findings
 from infra.verify.histories import Histories
+from infra.verify.whole import check_histories
 from schemas.history import HISTORY_DTYPE
 from schemas.packing import pack_history
 from schemas.reasons import Rejected
@@ -85,9 +85,7 @@ def test_step_and_rebuild_agree(tamper: bool, seed: int) -> None:
             if tamper:
                 outcome.snapshot.base_digest ^= 1
             snapshots.append(landed("sequence.snapshots.v1", outcome.snapshot, len(snapshots)))
-    histories.add_all(events, refused, findings)
-    check_updates(histories, updates, findings)
-    check_snapshots(histories, snapshots, findings)
+    check_histories(histories, events, updates, snapshots, refused, findings)
     assert bool(findings.mismatches) == tamper, findings.mismatches[:3]
 
 

@@ -4,231 +4,77 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Callable
-from dataclasses import dataclass, field
 
 import pytest
+from verify_world import (
+    EPOCH,
+    PARTITION,
+    REQUEST_MS,
+    START_MS,
+    USER,
+    WINDOW_MS,
+    World,
+    check_worlds,
+    column,
+    event,
+    int64s,
+    kinds,
+    right_world,
+)
 
-from infra.verify.checks import check_examples, check_responses, check_snapshots, check_updates
 from infra.verify.findings import Findings
 from infra.verify.histories import Histories
-from schemas.digest import extend_digest, make_epoch, origin_digest
-from schemas.history import decode_events, encode_event
+from infra.verify.selection import Selection, sample_users
+from schemas.digest import extend_digest, origin_digest
+from schemas.history import decode_events
 from schemas.packing import pack_history
-from schemas.v1.behaviour_pb2 import BehaviourEvent, Erase, Interaction, RequestRef
-from schemas.v1.ranking_pb2 import (
-    RESPONSE_STATUS_OK,
-    Candidates,
-    Impression,
-    RankingRequest,
-    RankingResponse,
-    Stamp,
-    TaskScores,
-)
-from schemas.v1.sequence_pb2 import SequenceSnapshot, SequenceUpdate
-from schemas.v1.training_pb2 import TaskLabels, TrainingExample
-from scorer.landing.bounded import Landed
-
-USER = 42
-EPOCH = make_epoch(1, 0)
-START_MS = 1_700_000_000_000
-WINDOW_MS = 600_000
-
-
-def column(*ids: int) -> bytes:
-    return struct.pack(f"<{len(ids)}Q", *ids)
-
-
-@dataclass
-class World:
-    """Ten events of one user, a request after the sixth, its response, impression, feedback and example."""
-
-    events: list[BehaviourEvent] = field(default_factory=list)
-    updates: list[SequenceUpdate] = field(default_factory=list)
-    snapshots: list[SequenceSnapshot] = field(default_factory=list)
-    requests: list[RankingRequest] = field(default_factory=list)
-    responses: list[RankingResponse] = field(default_factory=list)
-    impressions: list[Impression] = field(default_factory=list)
-    examples: list[TrainingExample] = field(default_factory=list)
-    rows: dict[int, bytes] = field(default_factory=dict)
-    #: What the trainer's store would hand out for (seq_no).
-    resolve_override: bytes | str | None = None
-
-    def resolve(self, user: int, stamp: Stamp) -> bytes | str:
-        if self.resolve_override is not None:
-            return self.resolve_override
-        assert user == USER
-        return b"".join(self.rows[n] for n in range(stamp.first_seq_no, stamp.seq_no + 1))
-
-    def check(self) -> Findings:
-        findings, histories = Findings(), Histories(generation=1, dedupe_window=256)
-        events = landed("behaviour.events.v1", self.events)
-        histories.add_all(events, (), findings)
-        check_updates(histories, landed("sequence.updates.v1", self.updates), findings)
-        check_snapshots(histories, landed("sequence.snapshots.v1", self.snapshots), findings)
-        served = check_responses(
-            histories,
-            landed("ranking.requests.v1", self.requests),
-            landed("ranking.responses.v1", self.responses),
-            findings,
-            self.resolve,
-            serving_length=5,
-        )
-        check_examples(
-            histories,
-            served,
-            events,
-            landed("ranking.impressions.v1", self.impressions),
-            landed("training.examples.v1", self.examples),
-            findings,
-            self.resolve,
-            label_window_ms=WINDOW_MS,
-            task_actions={"touch": frozenset()},
-            watermark_ms=START_MS + 10 * WINDOW_MS,
-        )
-        return findings
-
-
-def landed(topic: str, messages: list[object]) -> list[Landed]:
-    def time(message: object) -> int:
-        return getattr(message, "event_time_ms", START_MS)
-
-    return [
-        Landed(topic, 3, offset, time(message), b"42", message.SerializeToString())  # type: ignore[attr-defined]
-        for offset, message in enumerate(messages)
-    ]
+from schemas.topics import EVENTS, EXAMPLES, RESPONSES
+from schemas.v1.behaviour_pb2 import BehaviourEvent, Erase, Interaction
+from schemas.v1.ranking_pb2 import RankingRequest
+from schemas.v1.training_pb2 import TaskLabels
 
 
 @pytest.fixture
 def world() -> World:
-    world = World()
-    reference = RequestRef(request_id="r-1", response_id="shown", request_time_ms=START_MS + 5_500)
-    digest, base, offset = origin_digest(USER, EPOCH), origin_digest(USER, EPOCH), 0
-    for n in range(1, 11):
-        event = BehaviourEvent(
-            schema_version=1,
-            user_id=USER,
-            event_id=n.to_bytes(16, "big"),
-            event_time_ms=START_MS + n * 1_000,
-            interaction=Interaction(item_id=100 + n % 4, action=1, group_id=7),
-        )
-        if n > 6:
-            event.request.CopyFrom(reference)
-        world.events.append(event)
-        row = encode_event(event.event_time_ms, event.interaction)
-        previous, digest = digest, extend_digest(digest, row)
-        world.rows[n] = row
-        world.updates.append(
-            SequenceUpdate(
-                schema_version=1,
-                user_id=USER,
-                epoch=EPOCH,
-                seq_no=n,
-                digest_version=1,
-                prev_digest=previous,
-                digest=digest,
-                event_id=event.event_id,
-                event_time_ms=event.event_time_ms,
-                interaction=event.interaction,
-                source_partition=3,
-                source_offset=offset,
-            )
-        )
-        offset += 1
-        if n == 4:
-            # A duplicate takes an offset and no number.
-            world.events.append(event)
-            offset += 1
-    rows = decode_events(b"".join(world.rows.values()))
-    world.snapshots.append(
-        SequenceSnapshot(
-            schema_version=1,
-            user_id=USER,
-            epoch=EPOCH,
-            first_seq_no=1,
-            seq_no=10,
-            digest_version=1,
-            base_digest=base,
-            digest=digest,
-            packed=pack_history(rows),
-        )
-    )
-    candidates = Candidates(item_id=column(100, 101, 102, 999), group_id=column(7, 7, 7, 0))
-    time = START_MS + 5_500
-    stamp = Stamp(
-        epoch=EPOCH,
-        first_seq_no=2,
-        seq_no=6,
-        length=5,
-        digest_version=1,
-        digest=world.updates[5].digest,
-        model_version="m",
-    )
-    world.requests.append(RankingRequest(request_id="r-1", user_id=USER, request_time_ms=time, candidates=candidates))
-    world.responses.append(
-        RankingResponse(
-            request_id="r-1",
-            response_id="shown",
-            user_id=USER,
-            request_time_ms=time,
-            status=RESPONSE_STATUS_OK,
-            candidates=candidates,
-            scores=[TaskScores(task="touch", scores=struct.pack("<4f", 0.1, 0.2, 0.3, 0.4))],
-            stamp=stamp,
-        )
-    )
-    shown = column(999, 102, 101, 100)
-    world.impressions.append(
-        Impression(
-            user_id=USER,
-            request_id="r-1",
-            response_id="shown",
-            request_time_ms=time,
-            impression_time_ms=time,
-            item_id=shown,
-        )
-    )
-    # Events 7..10 touch items 103, 100, 101, 102.
-    world.examples.append(
-        TrainingExample(
-            request_id="r-1",
-            response_id="shown",
-            user_id=USER,
-            request_time_ms=time,
-            label_version=1,
-            targets=Candidates(item_id=shown),
-            labels=[TaskLabels(task="touch", labels=b"\0\1\1\1")],
-            stamp=stamp,
-        )
-    )
-    return world
+    return right_world()
 
 
 def test_a_right_world_has_no_mismatch(world: World) -> None:
-    findings = world.check()
-    assert findings.mismatches == []
-    assert findings.checked == {"updates": 10, "snapshots": 1, "responses": 1, "examples": 1}
+    totals = world.check()
+    assert totals.findings.mismatches == []
+    assert +totals.findings.checked == {"updates": 11, "snapshots": 1, "responses": 1, "examples": 2}
+    assert totals.findings.unmatched.total() == 0
+    assert (totals.events["records"], totals.events["accepted"], totals.events["duplicates"]) == (12, 11, 1)
 
 
 def test_repeated_deltas_and_responses_are_no_mismatch(world: World) -> None:
     world.updates += world.updates[3:]
     world.responses += world.responses
-    findings = world.check()
-    assert findings.mismatches == []
-    assert findings.repeated == {"updates": 7, "responses": 1}
+    totals = world.check()
+    assert totals.findings.mismatches == []
+    assert +totals.findings.repeated == {"updates": 8, "responses": 1}
 
 
 def test_a_stamp_from_before_an_erase_is_counted_not_a_mismatch(world: World) -> None:
-    erase = BehaviourEvent(user_id=USER, event_id=bytes(16), event_time_ms=START_MS + 20_000, erase=Erase())
-    world.resolve_override = "erased"
-    assert {mismatch.kind for mismatch in world.check().mismatches} == {"stamp_unresolved"}
+    erase = BehaviourEvent(
+        schema_version=1, user_id=USER, event_id=b"e" * 16, event_time_ms=START_MS + 20_000, erase=Erase()
+    )
+    world.resolved = "erased"
+    assert kinds(world.check()) == {"stamp_unresolved"}
     world.events.append(erase)
-    findings = world.check()
-    assert findings.mismatches == []
-    assert findings.repeated["stamps_of_erased_users"] == 2
+    for resolved in ("erased", None):
+        world.resolved = resolved
+        totals = world.check()
+        assert totals.findings.mismatches == []
+        assert totals.findings.repeated["stamps_of_erased_users"] == 3
 
 
 def _flip(world: World) -> None:
     world.updates[4].interaction.item_id ^= 1
+
+
+def _flip_version(world: World) -> None:
+    world.updates[4].digest_version ^= 3
 
 
 def _lose(world: World) -> None:
@@ -236,7 +82,7 @@ def _lose(world: World) -> None:
 
 
 def _lose_the_last(world: World) -> None:
-    del world.updates[9]
+    del world.updates[-1]
 
 
 def _swap(world: World) -> None:
@@ -249,7 +95,7 @@ def _double(world: World) -> None:
 
 def _short_stamp(world: World) -> None:
     world.responses[0].stamp.seq_no -= 1
-    world.responses[0].stamp.length -= 1
+    world.responses[0].stamp.first_seq_no -= 1
 
 
 def _snapshot_digest(world: World) -> None:
@@ -266,6 +112,10 @@ def _label(world: World) -> None:
     world.examples[0].labels[0].labels = b"\1\1\1\1"
 
 
+def _label_of_a_shorter_window(world: World) -> None:
+    world.examples[1].labels[1].labels = b"\1\0\0\0"
+
+
 def _nobodys_example(world: World) -> None:
     world.examples[0].request_id = "r-2"
 
@@ -278,20 +128,90 @@ def _no_example(world: World) -> None:
     world.examples.clear()
 
 
+def _no_revision(world: World) -> None:
+    del world.examples[1]
+
+
+def _revision_of_nothing(world: World) -> None:
+    world.examples.append(world.examples[1])
+    world.examples.append(type(world.examples[1])())
+    world.examples[-1].CopyFrom(world.examples[1])
+    del world.examples[2]
+    world.examples[-1].label_version = 3
+
+
+def _revision_without_its_example(world: World) -> None:
+    del world.examples[0]
+
+
+def _changed_targets(world: World) -> None:
+    world.examples[1].labels[0].changed_targets.append(2)
+
+
+def _caused_by(world: World) -> None:
+    world.examples[1].caused_by.append(b"x" * 16)
+
+
+def _feature(world: World) -> None:
+    world.examples[0].targets.features[0].int64 = int64s(4, 3, 2, 2)
+
+
+def _group(world: World) -> None:
+    world.examples[0].targets.group_id = column(0, 7, 7, 8)
+
+
+def _position(world: World) -> None:
+    world.examples[0].position = struct.pack("<4H", 2, 3, 5, 4)
+
+
+def _weight(world: World) -> None:
+    world.examples[0].labels[1].weight = 0.5
+
+
+def _context(world: World) -> None:
+    world.examples[0].context[0].int64 = int64s(18)
+
+
+def _superseded(world: World) -> None:
+    world.examples[0].superseded_responses = 1
+
+
+def _wall_clock(world: World) -> None:
+    world.examples[0].produced_at_ms = START_MS
+
+
+def _other_task(world: World) -> None:
+    world.examples[0].labels.append(TaskLabels(task="share", labels=b"\0\0\0\0", weight=1.0))
+
+
 def _unanswered(world: World) -> None:
-    world.requests.append(RankingRequest(request_id="r-3", user_id=USER, candidates=world.requests[0].candidates))
+    world.requests.append(
+        RankingRequest(
+            request_id="r-3", user_id=USER, request_time_ms=REQUEST_MS, candidates=world.requests[0].candidates
+        )
+    )
 
 
 def _other_candidates(world: World) -> None:
     world.responses[0].candidates.item_id = column(100, 101, 102, 998)
 
 
+def _other_context(world: World) -> None:
+    world.responses[0].context[0].name = "minute"
+
+
 def _trainer_sees_other_bytes(world: World) -> None:
-    world.resolve_override = b"".join(world.rows[n] for n in (3, 2, 4, 5, 6))
+    world.resolved = b"".join(world.rows[n] for n in (3, 2, 4, 5, 6))
 
 
 def _trainer_cannot_resolve(world: World) -> None:
-    world.resolve_override = "evicted"
+    world.resolved = "evicted"
+
+
+def _nobody_can_resolve(world: World) -> None:
+    # seq_no 4 is in no update and in no snapshot.
+    del world.updates[3]
+    world.snapshots.clear()
 
 
 def _truncated_history(world: World) -> None:
@@ -311,15 +231,26 @@ def _wrong_origin(world: World) -> None:
         stamp.first_seq_no, stamp.seq_no, stamp.length, stamp.digest = 1, 0, 0, 12345
 
 
-def _refused_response_to_nobody(world: World) -> None:
+def _response_of_another_user(world: World) -> None:
     world.responses[0].user_id += 1
 
 
+def _unknown_candidate_without_letter(world: World) -> None:
+    world.impressions.append(type(world.impressions[0])())
+    world.impressions[1].CopyFrom(world.impressions[0])
+    world.impressions[1].item_id = column(5)
+
+
+def _good_impression_refused(world: World) -> None:
+    world.letters = {"ranking.impressions.v1": {0: "unknown_candidate"}}
+
+
 @pytest.mark.parametrize(
-    ("plant", "kinds"),
+    ("plant", "wanted"),
     [
         (_flip, {"update_event"}),
-        (_lose, {"update_order"}),
+        (_flip_version, {"update_version"}),
+        (_lose, {"update_order", "update_missing"}),
         (_lose_the_last, {"update_missing"}),
         (_swap, {"update_order"}),
         (_double, {"example_doubled"}),
@@ -327,59 +258,178 @@ def _refused_response_to_nobody(world: World) -> None:
         (_snapshot_digest, {"snapshot_digest"}),
         (_snapshot_events, {"snapshot_events"}),
         (_label, {"example_labels"}),
-        (_nobodys_example, {"example_of_no_request", "example_missing"}),
+        (_label_of_a_shorter_window, {"example_labels"}),
+        (_nobodys_example, {"example_of_no_request", "example_gap"}),
         (_unshown_order, {"example_targets"}),
         (_no_example, {"example_missing"}),
+        (_no_revision, {"revision_missing"}),
+        (_revision_of_nothing, {"revision_of_nothing"}),
+        (_revision_without_its_example, {"example_gap"}),
+        (_changed_targets, {"example_changed_targets"}),
+        (_caused_by, {"example_caused_by"}),
+        (_feature, {"example_features"}),
+        (_group, {"example_groups"}),
+        (_position, {"example_positions"}),
+        (_weight, {"example_weight"}),
+        (_context, {"example_context"}),
+        (_superseded, {"example_superseded"}),
+        (_wall_clock, {"example_produced_at"}),
+        (_other_task, {"example_task"}),
         (_unanswered, {"response_missing"}),
         (_other_candidates, {"response_candidates"}),
+        (_other_context, {"response_context", "example_context"}),
         (_trainer_sees_other_bytes, {"stamp_bytes"}),
         (_trainer_cannot_resolve, {"stamp_unresolved"}),
+        (_nobody_can_resolve, {"stamp_unresolved", "update_order", "update_missing"}),
         (_truncated_history, {"response_length"}),
         (_empty_history, {"response_behind"}),
         (_wrong_origin, {"stamp_digest"}),
-        (_refused_response_to_nobody, {"response_to_no_request", "response_missing", "example_of_no_request"}),
+        (_response_of_another_user, {"response_to_no_request", "response_missing", "example_of_no_request"}),
+        (_unknown_candidate_without_letter, {"impression_without_letter"}),
+        (_good_impression_refused, {"impression_refused"}),
     ],
 )
-def test_a_planted_fault_is_caught(world: World, plant: Callable[[World], None], kinds: set[str]) -> None:
+def test_a_planted_fault_is_caught(world: World, plant: Callable[[World], None], wanted: set[str]) -> None:
     plant(world)
-    mismatches = world.check().mismatches
-    assert {mismatch.kind for mismatch in mismatches} >= kinds
-    assert all(mismatch.user_id in (USER, USER + 1) and mismatch.where for mismatch in mismatches)
+    findings = world.check().findings
+    assert set(findings.kinds) >= wanted
+    assert all(mismatch.user_id in (USER, USER + 1) and mismatch.where for mismatch in findings.mismatches)
+
+
+@pytest.mark.parametrize(
+    ("plant", "only"),
+    [
+        (_flip, "update_event"),
+        (_lose_the_last, "update_missing"),
+        (_double, "example_doubled"),
+        (_snapshot_digest, "snapshot_digest"),
+        (_label, "example_labels"),
+        (_no_revision, "revision_missing"),
+        (_feature, "example_features"),
+        (_weight, "example_weight"),
+        (_context, "example_context"),
+    ],
+)
+def test_a_fault_is_told_once_and_as_what_it_is(world: World, plant: Callable[[World], None], only: str) -> None:
+    plant(world)
+    assert dict(world.check().findings.kinds) == {only: 1}
+
+
+def test_the_first_differing_field_is_named_with_what_is_there_and_what_should_be(world: World) -> None:
+    _flip(world)
+    (mismatch,) = world.check().findings.mismatches
+    assert (mismatch.where, mismatch.user_id) == (f"sequence.updates.v1/{PARTITION}/4", USER)
+    assert (mismatch.field, mismatch.found, mismatch.wanted) == ("item_id", "100", "101")
+
+
+def test_a_stamp_that_is_one_event_short_says_where_it_would_be_right(world: World) -> None:
+    _short_stamp(world)
+    details = [one.detail for one in world.check().findings.mismatches if one.kind == "stamp_digest"]
+    assert len(details) == 1
+    assert "it is that of seq_no 6" in details[0]
+
+
+def test_what_is_not_due_is_no_mismatch(world: World) -> None:
+    world.examples.clear()
+    assert kinds(world.check(watermark_ms=REQUEST_MS + WINDOW_MS)) == set()
+    assert kinds(world.check(watermark_ms=REQUEST_MS + WINDOW_MS + 1)) == {"example_missing"}
 
 
 def test_a_record_that_no_letter_excuses_is_a_mismatch_not_a_crash() -> None:
     findings, histories = Findings(), Histories(generation=1, dedupe_window=256)
-    noise = Landed("behaviour.events.v1", 3, 9, START_MS, b"42", b"\xff")
-    histories.add_all([noise], (), findings)
-    served = check_responses(histories, [noise], [], findings, lambda *_: "evicted", serving_length=5)
-    assert served.requests == {}
-    assert [m.kind for m in findings.mismatches] == ["undecodable_without_letter"] * 2
-    histories.add_all([noise], {("behaviour.events.v1", 3, 9)}, findings)
-    assert (len(findings.mismatches), histories.refused) == (2, 1)
+    noise = (9, START_MS, b"42", b"\xff")
+    histories.add(PARTITION, [[noise]], (), findings)
+    assert [one.kind for one in findings.mismatches] == ["undecodable_without_letter"]
+    histories.add(PARTITION, [[noise]], {9}, findings)
+    assert (len(findings.mismatches), histories.refused) == (1, 1)
 
 
 def test_rebuild_counts_and_restarts_at_an_erase() -> None:
-    def event(n: int, **body: object) -> BehaviourEvent:
+    def at(n: int, **body: object) -> BehaviourEvent:
         return BehaviourEvent(user_id=USER, event_id=n.to_bytes(16, "big"), event_time_ms=START_MS - n, **body)  # type: ignore[arg-type]
 
     messages = [
-        event(1, interaction=Interaction(item_id=1)),
-        event(2, interaction=Interaction(item_id=2)),
-        event(2, interaction=Interaction(item_id=2)),
-        event(3, erase=Erase()),
-        event(3, erase=Erase()),
-        event(4, interaction=Interaction(item_id=9)),
-        event(5, interaction=Interaction(item_id=9)),
+        at(1, interaction=Interaction(item_id=1)),
+        at(2, interaction=Interaction(item_id=2)),
+        at(2, interaction=Interaction(item_id=2)),
+        at(3, erase=Erase()),
+        at(3, erase=Erase()),
+        at(4, interaction=Interaction(item_id=9)),
+        at(5, interaction=Interaction(item_id=9)),
     ]
     histories = Histories(generation=1, dedupe_window=256)
-    histories.add_all(landed("behaviour.events.v1", messages), {("behaviour.events.v1", 3, 6)}, Findings())  # type: ignore[arg-type]
-    assert (histories.accepted, histories.duplicates, histories.erased, histories.refused, histories.late) == (
-        3,
-        2,
-        1,
-        1,
-        1,
-    )
+    records = [(offset, START_MS, b"42", message.SerializeToString()) for offset, message in enumerate(messages)]
+    histories.add(PARTITION, [records], {6}, Findings())
+    counts = histories.accepted, histories.duplicates, histories.erased, histories.refused, histories.late
+    assert counts == (3, 2, 1, 1, 1)
     after = histories.find(USER, EPOCH + 1)
     assert after is not None
-    assert after.digests == [extend_digest(origin_digest(USER, EPOCH + 1), after.row_bytes(1, 1))]
+    assert after.digests.tolist() == [extend_digest(origin_digest(USER, EPOCH + 1), after.row_bytes(1, 1))]
+
+
+@pytest.mark.parametrize("plant", [lambda _: None, _flip, _lose, _label, _no_revision, _nobodys_example])
+def test_in_several_passes_the_verdict_is_the_same(plant: Callable[[World], None]) -> None:
+    worlds, offset = [], 0
+    for user in range(42, 62):
+        worlds.append(right_world(user, offset))
+        offset += len(worlds[-1].events)
+    plant(worlds[7])
+    whole, sliced = check_worlds(worlds), check_worlds(worlds, passes=3)
+    assert sorted(map(repr, sliced.findings.mismatches)) == sorted(map(repr, whole.findings.mismatches))
+    assert sliced.findings.checked == whole.findings.checked
+    assert sliced.events == whole.events
+    assert sliced.freshness.as_json() == whole.freshness.as_json()
+
+
+def test_only_the_range_is_checked(world: World) -> None:
+    world.examples[0].labels[0].labels = b"\1\1\1\1"
+    world.responses[0].stamp.seq_no -= 1
+    for selection in (
+        Selection(from_ms=REQUEST_MS + 1),
+        Selection(until_ms=REQUEST_MS),
+        Selection(offsets={(RESPONSES.name, PARTITION): (5, 9), (EXAMPLES.name, PARTITION): (5, 9)}),
+    ):
+        totals = world.check(selection=selection)
+        assert kinds(totals) == set()
+        assert totals.findings.checked["responses"] == totals.findings.checked["examples"] == 0
+    totals = world.check(selection=Selection(from_ms=REQUEST_MS, until_ms=REQUEST_MS + 1))
+    assert kinds(totals) >= {"example_labels", "stamp_of_no_history"}
+
+
+def test_a_sample_of_users_is_checked_whole_and_always_the_same() -> None:
+    worlds, offset = [], 0
+    for user in range(42, 142):
+        worlds.append(right_world(user, offset))
+        offset += len(worlds[-1].events)
+    some = check_worlds(worlds, selection=Selection(users_share=0.2)).findings
+    more = check_worlds(worlds, selection=Selection(users_share=0.4)).findings
+    assert some.mismatches == more.mismatches == []
+    assert 0 < some.checked["responses"] < more.checked["responses"] < 100
+    assert some.checked["updates"] == 11 * some.checked["responses"]
+    keys = [b"%d" % world.user for world in worlds]
+    few = sample_users(keys + keys, 7)
+    assert len(few) == 7
+    assert few == sample_users(reversed(keys), 7) < sample_users(keys, 20)
+    assert check_worlds(worlds, selection=Selection(users=few)).findings.checked["examples"] == 14
+
+
+def test_how_far_behind_the_served_history_was(world: World) -> None:
+    assert world.check().freshness.as_json() == {
+        "responses": 1,
+        "fresh": 1,
+        "behind_events": {"p50": 0, "p99": 0, "max": 0},
+        "behind_ms": {"p50": 0, "p99": 0, "max": 0},
+    }
+    stamp = world.responses[0].stamp
+    stamp.seq_no, stamp.first_seq_no, stamp.length, stamp.digest = 4, 1, 4, world.updates[3].digest
+    freshness = world.check().freshness.as_json()
+    assert freshness["fresh"] == 0
+    # Events 5 and 6 had come, 1,500 and 500 ms before the request.
+    assert freshness["behind_events"]["max"] == 2
+    assert freshness["behind_ms"]["max"] == 1_500
+
+
+def test_an_event_under_another_users_key_is_seen(world: World) -> None:
+    world.events.append(event(77, USER + 1))
+    assert "event_key" in kinds(world.check())
+    assert EVENTS.name in world.check().findings.mismatches[0].where

@@ -5,14 +5,20 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
+
+from google.protobuf.message import Message
 
 from infra.bench.faults.rebuild import rebuild
-from infra.verify.checks import check_snapshots, check_updates
 from infra.verify.findings import Findings, Mismatch
 from infra.verify.histories import Histories
+from infra.verify.records import Place
+from infra.verify.whole import check_histories
 from schemas.v1.operations_pb2 import DeadLetter
 from schemas.v1.sequence_pb2 import SequenceSnapshot, SequenceUpdate
 from scorer.landing.bounded import Landed
+
+M = TypeVar("M", bound=Message)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,12 +81,10 @@ def judge(
         if (record.key, record.value, record.partition) in malformed
     }
     histories = Histories(generation, dedupe_window, kept_events)
-    histories.add_all(written.events, refused, findings)
-    check_updates(histories, written.updates, findings)
-    check_snapshots(histories, written.snapshots, findings)
+    check_histories(histories, written.events, written.updates, written.snapshots, refused, findings)
     _check_dead_letters(written.dead_letters, refused, findings)
-    updates = [message for record in written.updates if (message := findings.decode(SequenceUpdate, record))]
-    snapshots = [snap for record in written.snapshots if (snap := findings.decode(SequenceSnapshot, record))]
+    updates = [update for one in written.updates if (update := _decode(SequenceUpdate, one, findings))]
+    snapshots = [snapshot for one in written.snapshots if (snapshot := _decode(SequenceSnapshot, one, findings))]
     _check_rebuilt(histories, snapshots, updates, findings)
 
     digests: dict[tuple[int, int, int], int] = {}
@@ -98,14 +102,19 @@ def judge(
     numbers = Counter((user, event_id) for user, _, _, event_id in named)
     # An id that comes again after an erase, or beyond the window, has a number more: the oracle knows.
     wanted = Counter(
-        (user, event_id)
-        for (user, _), epoch in histories.epochs.items()
-        for event_id in epoch.event_ids[epoch.seeded :]
+        (user.user_id, event_id)
+        for user in histories.users.values()
+        for epoch in user.epochs.values()
+        for _, event_id in epoch.numbered()
     )
     # What an epoch opened with has its number from the snapshot.
-    unwritten = {number: epoch.seeded for number, epoch in histories.epochs.items()}
+    unwritten = {
+        (user.user_id, number): epoch.seeded
+        for user in histories.users.values()
+        for number, epoch in user.epochs.items()
+    }
     return Verdict(
-        users=len(histories.current),
+        users=sum(user.current is not None for user in histories.users.values()),
         accepted=histories.accepted,
         duplicates=histories.duplicates,
         refused=histories.refused,
@@ -125,12 +134,14 @@ def _check_dead_letters(
 ) -> None:
     found: set[tuple[str, int, int]] = set()
     for record in letters:
-        letter = findings.decode(DeadLetter, record)
+        letter = _decode(DeadLetter, record, findings)
         if letter is None:
             continue
         source = (letter.source_topic, letter.source_partition, letter.source_offset)
         found.add(source)
-        findings.expect(source in refused, "dead_letter_of_good_record", record, 0, f"{letter.reason}: {letter.detail}")
+        findings.expect(
+            source in refused, "dead_letter_of_good_record", _place(record), 0, f"{letter.reason}: {letter.detail}"
+        )
     for topic, partition, offset in sorted(set(refused) - found):
         findings.expect(False, "dead_letter_missing", f"{topic}/{partition}/{offset}", 0, "refused without a letter")
 
@@ -142,19 +153,30 @@ def _check_rebuilt(
     findings: Findings,
 ) -> None:
     rebuilt = rebuild(snapshots, updates)
-    for user, number in histories.current.items():
-        epoch, found = histories.find(user, number), rebuilt.get(user)
-        if epoch is None or found is None:
-            findings.expect(epoch is None, "history_missing", f"epoch {number}", user, "nothing was written of it")
+    for user in histories.users.values():
+        epoch, found = user.current, rebuilt.get(user.user_id)
+        if epoch is None:
             continue
-        last = len(epoch.digests)
+        number, last = epoch.number, epoch.last
+        if found is None:
+            findings.expect(False, "history_missing", f"epoch {number}", user.user_id, "nothing was written of it")
+            continue
         findings.expect(
             (found.epoch, found.seq_no, found.digest) == (number, last, epoch.digest(last))
             and found.rows == epoch.row_bytes(found.first_seq_no, last),
             "history",
             f"epoch {number}",
-            user,
+            user.user_id,
             f"epoch {found.epoch} seq_no {found.first_seq_no}..{found.seq_no} was rebuilt, seq_no {last} is the last",
         )
-    for user in sorted(rebuilt.keys() - histories.current.keys()):
-        findings.expect(False, "history_of_no_user", "updates", user, "this user sent no event")
+    known = {user.user_id for user in histories.users.values() if user.current is not None}
+    for user_id in sorted(rebuilt.keys() - known):
+        findings.expect(False, "history_of_no_user", "updates", user_id, "this user sent no event")
+
+
+def _decode(message: type[M], record: Landed, findings: Findings) -> M | None:
+    return findings.decode(message, record.value, _place(record))
+
+
+def _place(record: Landed) -> Place:
+    return Place(record.topic, record.partition, record.offset)

@@ -10,7 +10,7 @@ from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from infra.verify.histories import encode_row, origin_of
+from infra.verify.epochs import encode_row, origin_of
 from schemas.packing import unpack_history
 from schemas.v1.behaviour_pb2 import BehaviourEvent
 from schemas.v1.sequence_pb2 import SequenceSnapshot, SequenceUpdate

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
-from infra.verify.checks import check_snapshots, check_updates
 from infra.verify.findings import Findings, Mismatch
 from infra.verify.histories import Histories
+from infra.verify.records import Place
+from infra.verify.whole import check_histories
 from schemas.topics import HEARTBEAT_KEY
 from schemas.v1.operations_pb2 import DeadLetter
 from scorer.landing.bounded import Landed
@@ -57,17 +58,17 @@ def account(
         letter = DeadLetter.FromString(record.value)
         place = (letter.source_topic, letter.source_partition, letter.source_offset)
         # Written again after a restart is no fault; there is none in a fuzz run, though.
-        findings.expect(place not in letters, "dead_letter_twice", record, 0, f"{place}")
+        findings.expect(place not in letters, "dead_letter_twice", _place(record), 0, f"{place}")
         letters[place] = letter
         result.by_reason[letter.reason] = result.by_reason.get(letter.reason, 0) + 1
     result.dead_letters = len(letters)
     histories = Histories(generation, dedupe_window, kept_events)
+    events = list(events)
     for record in events:
         if record.key == HEARTBEAT_KEY:
             result.heartbeats += 1
             continue
         result.records += 1
-        histories.add(record, letters.keys(), findings)
         known = letters.get((record.topic, record.partition, record.offset))
         if known is not None:
             same = (known.key, known.value, known.source_timestamp_ms) == (
@@ -75,10 +76,13 @@ def account(
                 record.value or b"",
                 record.timestamp_ms,
             )
-            findings.expect(same and known.detail != "", "dead_letter_differs", record, 0, known.reason)
-    check_updates(histories, updates, findings)
-    check_snapshots(histories, snapshots, findings)
+            findings.expect(same and known.detail != "", "dead_letter_differs", _place(record), 0, known.reason)
+    check_histories(histories, events, updates, snapshots, letters.keys(), findings)
     result.accepted, result.duplicates = histories.accepted, histories.duplicates
     result.erased, result.seeded, result.seed_parts = histories.erased, histories.seeded, histories.seed_parts
     result.mismatches = findings.mismatches
     return result
+
+
+def _place(record: Landed) -> Place:
+    return Place(record.topic, record.partition, record.offset)

@@ -54,13 +54,13 @@ def written(traffic: Traffic) -> Written:
             event = accept_event(r.key, r.value, r.partition, r.timestamp_ms, Limits())
         except Rejected:
             letter = DeadLetter(source_topic=r.topic, source_partition=r.partition, source_offset=r.offset)
-            letters.append(letter.SerializeToString())
+            letters.append((b"", 0, letter.SerializeToString()))
             continue
         outcome = step.on_event(states[event.user_id], event, r.partition, r.offset, r.timestamp_ms)
         if outcome.update is not None:
-            updates.append(outcome.update)
+            updates.append((r.key, r.partition, outcome.update))
         if outcome.snapshot is not None:
-            snapshots.append(outcome.snapshot.SerializeToString())
+            snapshots.append((r.key, r.partition, outcome.snapshot.SerializeToString()))
     return Written(
         events=events,
         updates=records(UPDATES.name, updates),
@@ -69,8 +69,8 @@ def written(traffic: Traffic) -> Written:
     )
 
 
-def records(topic: str, values: list[bytes]) -> list[Landed]:
-    return [Landed(topic, 0, offset, 0, b"", value) for offset, value in enumerate(values)]
+def records(topic: str, placed: list[tuple[bytes, int, bytes]]) -> list[Landed]:
+    return [Landed(topic, partition, offset, 0, key, value) for offset, (key, partition, value) in enumerate(placed)]
 
 
 @pytest.fixture(scope="module")
@@ -189,7 +189,7 @@ def test_a_letter_for_a_good_record_is_not_believed(traffic: Traffic, faultless:
     letter = DeadLetter(
         source_topic=EVENTS.name, source_partition=update.source_partition, source_offset=update.source_offset
     )
-    letters = [*faultless.dead_letters, *records("", [letter.SerializeToString()])]
+    letters = [*faultless.dead_letters, *records("", [(b"", 0, letter.SerializeToString())])]
     updates = [*faultless.updates[:place], *faultless.updates[place + 1 :]]
     verdict = judged(traffic, replace(faultless, updates=updates, dead_letters=letters))
     assert verdict.lost == 1

@@ -1,0 +1,99 @@
+"""Whose feedback it is (schemas/EXAMPLES.md, 4 and 5). Pure."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping
+
+import numpy as np
+
+from infra.verify.epochs import ID_BYTES, ROW, ROW_BYTES, Named, User
+from infra.verify.rules import Act
+from infra.verify.shown import Choice, Page
+
+_HAS_WATCH = 1
+_HAS_DURATION = 2
+_ITEM_AT = 8
+
+
+def act_of(published_ms: int, event_id: bytes, row: bytes) -> Act:
+    """Feedback of an event's canonical bytes."""
+    acted_ms, item_id, _, action, _, watch_ms, duration_ms, present = ROW.unpack(row)
+    return Act(
+        published_ms,
+        event_id,
+        acted_ms,
+        item_id,
+        action,
+        watch_ms if present & _HAS_WATCH else None,
+        duration_ms if present & _HAS_DURATION else None,
+    )
+
+
+def named_acts(named: Iterable[Named], request_id: str, choice: Choice) -> Iterator[Act]:
+    """The feedback that names the request, and the response that was shown."""
+    response = choice.response
+    for each in named:
+        if (
+            each.request_id == request_id
+            and each.response_id == response.response_id
+            and each.published_ms >= response.request_time_ms
+        ):
+            yield act_of(each.published_ms, each.event_id, each.row)
+
+
+def attributed(
+    user: User, pages: Mapping[str, Iterable[Page]], choices: Mapping[str, Choice], window_ms: int
+) -> dict[str, list[Act]]:
+    """request_id -> the feedback that names no request and belongs to it.
+
+    Args:
+        pages: request_id -> its impressions, all that are well formed.
+        choices: of the user's requests, where something was shown.
+        window_ms: an impression is at most so old when the feedback is published.
+    """
+    # item -> (age, request time, request_id, response_id): the largest is the one it belongs to. And: does it count?
+    shown: dict[int, dict[tuple[int, int, str, str], bool]] = defaultdict(dict)
+    for request_id, of_request in pages.items():
+        choice = choices.get(request_id)
+        usable = set() if choice is None else {page.identity for page in choice.pages}
+        for page in of_request:
+            order = (max(page.time_ms, page.request_time_ms), page.request_time_ms, request_id, page.response_id)
+            for item in page.items:
+                shown[item][order] = shown[item].get(order, False) or page.identity in usable
+    found: dict[str, list[Act]] = defaultdict(list)
+    for act in _unnamed(user, shown):
+        earliest_ms, latest_ms = act.published_ms - window_ms, min(act.acted_ms, act.published_ms)
+        possible = [order for order in shown[act.item_id] if earliest_ms <= order[0] <= latest_ms]
+        if possible:
+            newest = max(possible)
+            if shown[act.item_id][newest]:
+                found[newest[2]].append(act)
+    return found
+
+
+def _unnamed(user: User, items: Mapping[int, object]) -> Iterator[Act]:
+    named = {each.offset for each in user.named}
+    wanted = np.fromiter(items, dtype=np.uint64, count=len(items))
+    for epoch in user.epochs.values():
+        live = len(epoch.digests) - (epoch.seeded - epoch.before)
+        if not live:
+            continue
+        # The seeded ones among them are no feedback.
+        skipped = len(epoch.digests) - live
+        rows = np.frombuffer(epoch.rows, dtype=np.uint8).reshape(-1, ROW_BYTES)[skipped:]
+        item_ids = np.ascontiguousarray(rows[:, _ITEM_AT : _ITEM_AT + 8]).view("<u8")[:, 0]
+        for at in np.flatnonzero(np.isin(item_ids, wanted)).tolist():
+            number = skipped + at
+            if epoch.offsets[number] not in named:
+                yield act_of(
+                    user.times[epoch.times_at + at],
+                    bytes(epoch.event_ids[number * ID_BYTES : (number + 1) * ID_BYTES]),
+                    bytes(epoch.rows[number * ROW_BYTES : (number + 1) * ROW_BYTES]),
+                )
+        del rows
+
+
+def visible(page: Page, due_ms: int) -> bool:
+    """Was it published when the example was due?"""
+    return page.published_ms <= due_ms

@@ -1,0 +1,104 @@
+"""Feedback that came too late for its example (schemas/EXAMPLES.md, 8). Pure."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+
+from infra.verify.epochs import Named, User
+from infra.verify.feedback import act_of
+from infra.verify.findings import Findings
+from infra.verify.histories import Histories
+from infra.verify.records import Batches, Place
+from infra.verify.rules import ExampleRules
+from infra.verify.selection import Selection
+from schemas.topics import EVENTS, HEARTBEAT_KEY, LATE_FEEDBACK
+from schemas.v1.training_pb2 import LateFeedback
+
+_REASONS = frozenset(("after_revision_window", "over_limit"))
+
+
+def check_late_feedback(
+    histories: Histories,
+    partition: int,
+    records: Batches,
+    findings: Findings,
+    rules: ExampleRules,
+    selection: Selection,
+) -> dict[bytes, set[tuple[bytes, int]]]:
+    """Every record is an event of the user; and all feedback is there that names a request and came too late.
+
+    Returns:
+        key -> (event_id, published_ms) of the feedback that no example need have: there was too much, or it came too
+        late.
+    """
+    passed: dict[bytes, set[tuple[bytes, int]]] = defaultdict(set)
+    seen: set[int] = set()
+    for batch in records:
+        for offset, _, key, value in batch:
+            if key == HEARTBEAT_KEY:
+                continue
+            findings.checked["late_feedback"] += 1
+            place, before = Place(LATE_FEEDBACK.name, partition, offset), findings.total
+            late = findings.decode(LateFeedback, value, place)
+            if late is not None:
+                # At least once, as its readers know.
+                findings.repeated["late_feedback"] += late.source_offset in seen
+                seen.add(late.source_offset)
+                _check(histories.users.get(key or b""), late, place, findings)
+                passed[key or b""].add((late.event_id, late.published_ms))
+            findings.unmatched["late_feedback"] += findings.total > before
+    for key, user in histories.users.items():
+        for each in user.named:
+            until_ms = each.request_time_ms + rules.kept_ms
+            if each.published_ms > until_ms and selection.takes_time(each.request_time_ms):
+                findings.expect(
+                    (each.event_id, each.published_ms) in passed.get(key, ()),
+                    "late_feedback_missing",
+                    Place(EVENTS.name, partition, each.offset),
+                    user.user_id,
+                    f"published {each.published_ms - until_ms} ms after the end of {each.request_id}",
+                    until_ms=each.published_ms,
+                )
+    return dict(passed)
+
+
+def _check(user: User | None, late: LateFeedback, place: Place, findings: Findings) -> None:
+    event = None if user is None else _event_at(user, late.source_offset)
+    if event is None or late.source_partition != place.partition:
+        source = f"{EVENTS.name}/{late.source_partition}/{late.source_offset}"
+        findings.expect(False, "late_feedback_of_no_event", place, late.user_id, f"{source} is no feedback of the user")
+        return
+    act, it = act_of(event.published_ms, event.event_id, event.row), late.interaction
+    # Of attributed feedback, the reference says what it was attributed to.
+    wanted_request = event.request_id or late.request.request_id
+    for field, found, wanted in (
+        ("event_id", late.event_id, act.event_id),
+        ("event_time_ms", late.event_time_ms, act.acted_ms),
+        ("item_id", it.item_id, act.item_id),
+        ("action", it.action, act.action),
+        ("watch_ms", it.watch_ms if it.HasField("watch_ms") else None, act.watch_ms),
+        ("duration_ms", it.duration_ms if it.HasField("duration_ms") else None, act.duration_ms),
+        ("published_ms", late.published_ms, act.published_ms),
+        ("request_id", late.request.request_id, wanted_request),
+    ):
+        if not findings.expect(
+            found == wanted, "late_feedback_differs", place, late.user_id, field=field, found=found, wanted=wanted
+        ):
+            return
+    findings.expect(
+        late.reason in _REASONS, "late_feedback_reason", place, late.user_id, f"there is no reason {late.reason!r}"
+    )
+
+
+def _event_at(user: User, offset: int) -> Named | None:
+    for named in user.named:
+        if named.offset == offset:
+            return named
+    for epoch in user.epochs.values():
+        if offset in epoch.offsets:
+            at = epoch.offsets.index(offset)
+            number = at + 1 + epoch.before
+            if number > epoch.seeded:
+                published_ms = user.times[epoch.times_at + number - epoch.seeded - 1]
+                return Named(published_ms, epoch.event_id(number), epoch.row_bytes(number, number), offset, "", "", 0)
+    return None
