@@ -13,12 +13,13 @@ from infra.verify.slices import Contract, Totals, check_slice
 from schemas.digest import extend_digest, make_epoch, origin_digest
 from schemas.history import decode_events, encode_event
 from schemas.packing import pack_history
-from schemas.partitioner import user_key
+from schemas.partitioner import partition_of, user_key
 from schemas.topics import (
     EVENTS,
     EXAMPLES,
     IMPRESSIONS,
     LATE_FEEDBACK,
+    PARTITIONS,
     REQUESTS,
     RESPONSES,
     SNAPSHOTS,
@@ -40,7 +41,7 @@ from schemas.v1.sequence_pb2 import SequenceSnapshot, SequenceUpdate
 from schemas.v1.training_pb2 import LateFeedback, TaskLabels, TrainingExample
 
 USER = 42
-PARTITION = 3
+PARTITION = partition_of(user_key(USER), PARTITIONS)
 EPOCH = make_epoch(1, 0)
 START_MS = 1_700_000_000_000
 WINDOW_MS = 600_000
