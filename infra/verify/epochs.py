@@ -11,6 +11,7 @@ from array import array
 from collections.abc import Iterator
 from typing import Final, NamedTuple
 
+from infra.verify import wire
 from schemas.v1.behaviour_pb2 import BehaviourEvent
 
 _DIGEST_VERSION: Final = 1
@@ -86,6 +87,8 @@ class Epoch:
         "seeded",
         "snapshots",
         "times_at",
+        "update_head",
+        "wanted",
     )
 
     def __init__(self, number: int, origin: int, before: int = 0, times_at: int = 0) -> None:
@@ -98,6 +101,9 @@ class Epoch:
         self.number, self.origin, self.before, self.times_at = number, origin, before, times_at
         self.rows = bytearray()
         self.digests = array("Q")
+        #: Hashes of the bytes of the updates that must come, see `wire`; 0: they are not known.
+        self.wanted = array("q")
+        self.update_head = b""
         self.event_ids = bytearray()
         #: Of each event in the events topic, -1: a seed's.
         self.offsets = array("q")
@@ -120,6 +126,7 @@ class Epoch:
         self.rows += row
         self.event_ids += event_id
         self.offsets.append(offset)
+        self.wanted.append(0)
 
     def digest(self, seq_no: int) -> int:
         """digest(seq_no), `before` <= seq_no <= `last`."""
@@ -169,6 +176,7 @@ class User:
         "partition",
         "seed_done",
         "seeds",
+        "skip",
         "times",
         "user_id",
         "window",
@@ -176,6 +184,8 @@ class User:
 
     def __init__(self, user_id: int, partition: int) -> None:
         self.user_id, self.partition = user_id, partition
+        #: Bytes of the user's events up to the end of their event_id.
+        self.skip = len(wire.event_head(user_id)) + ID_BYTES
         self.epochs: dict[int, Epoch] = {}
         self.current: Epoch | None = None
         #: The newest accepted ids, oldest first: a set that knows its order.
@@ -194,6 +204,7 @@ class User:
     def open(self, number: int) -> Epoch:
         """A new epoch, empty."""
         self.current = self.epochs[number] = Epoch(number, origin_of(self.user_id, number), times_at=len(self.times))
+        self.current.update_head = wire.update_head(self.user_id, number)
         return self.current
 
     def erased_below(self, epoch: int) -> int:

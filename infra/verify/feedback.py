@@ -62,7 +62,8 @@ def attributed(
             for item in page.items:
                 shown[item][order] = shown[item].get(order, False) or page.identity in usable
     found: dict[str, list[Act]] = defaultdict(list)
-    for act in _unnamed(user, shown):
+    ages = [order[0] for of_item in shown.values() for order in of_item]
+    for act in _unnamed(user, shown, min(ages, default=0), max(ages, default=0) + window_ms):
         earliest_ms, latest_ms = act.published_ms - window_ms, min(act.acted_ms, act.published_ms)
         possible = [order for order in shown[act.item_id] if earliest_ms <= order[0] <= latest_ms]
         if possible:
@@ -72,7 +73,8 @@ def attributed(
     return found
 
 
-def _unnamed(user: User, items: Mapping[int, object]) -> Iterator[Act]:
+def _unnamed(user: User, items: Mapping[int, object], from_ms: int, until_ms: int) -> Iterator[Act]:
+    """The feedback to these items that names no request, published from <= time <= until."""
     named = {each.offset for each in user.named}
     wanted = np.fromiter(items, dtype=np.uint64, count=len(items))
     for epoch in user.epochs.values():
@@ -83,7 +85,9 @@ def _unnamed(user: User, items: Mapping[int, object]) -> Iterator[Act]:
         skipped = len(epoch.digests) - live
         rows = np.frombuffer(epoch.rows, dtype=np.uint8).reshape(-1, ROW_BYTES)[skipped:]
         item_ids = np.ascontiguousarray(rows[:, _ITEM_AT : _ITEM_AT + 8]).view("<u8")[:, 0]
-        for at in np.flatnonzero(np.isin(item_ids, wanted)).tolist():
+        times = np.frombuffer(user.times, dtype=np.int64)[epoch.times_at : epoch.times_at + live]
+        possible = np.flatnonzero((times >= from_ms) & (times <= until_ms))
+        for at in possible[np.isin(item_ids[possible], wanted)].tolist():
             number = skipped + at
             if epoch.offsets[number] not in named:
                 yield act_of(
@@ -91,7 +95,6 @@ def _unnamed(user: User, items: Mapping[int, object]) -> Iterator[Act]:
                     bytes(epoch.event_ids[number * ID_BYTES : (number + 1) * ID_BYTES]),
                     bytes(epoch.rows[number * ROW_BYTES : (number + 1) * ROW_BYTES]),
                 )
-        del rows
 
 
 def visible(page: Page, due_ms: int) -> bool:

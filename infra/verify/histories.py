@@ -11,10 +11,23 @@ from collections.abc import Collection
 
 from google.protobuf.message import DecodeError
 
+from infra.verify import wire
 from infra.verify.epochs import CHAIN, LONG_AGO, ROW, Epoch, Named, User, encode_row
 from infra.verify.findings import Findings
 from infra.verify.records import Batches, Place
 from infra.verify.seeds import SeedOutcome, take_seed
+from infra.verify.wire import (
+    BEFORE_DIGEST,
+    BEFORE_EVENT_ID,
+    BEFORE_INTERACTION,
+    BEFORE_PREVIOUS,
+    BEFORE_TIME,
+    CONTENT_AT,
+    EVENT_TIME,
+    INTERACTION,
+    LENGTH_AT,
+    TAG_AT,
+)
 from schemas.topics import EVENTS, HEARTBEAT_KEY
 from schemas.v1.behaviour_pb2 import BehaviourEvent
 
@@ -70,7 +83,9 @@ class Histories:
             CHAIN.copy,
             int.from_bytes,
         )
+        small, low_offset = wire.SMALL, wire.LOW_OFFSET
         keep_named, window_events = self._keep_named, self.dedupe_window
+        source, group, high_offset, join = wire.source(partition), -1, b"", b"".join
         for batch in batches:
             records, accepted, late = len(batch), 0, 0
             for offset, time_ms, key, value in batch:
@@ -125,9 +140,44 @@ class Histories:
                     | (8 if group_id or it.HasField("group_id") else 0),
                 )
                 digests = epoch.digests
+                previous = (digests[-1] if digests else epoch.origin).to_bytes(8, "little")
                 link = copy()
-                link.update((digests[-1] if digests else epoch.origin).to_bytes(8, "little") + row)
-                digests.append(from_bytes(link.digest(), "little"))
+                link.update(previous + row)
+                digest = link.digest()
+                digests.append(from_bytes(digest, "little"))
+                # See `wire`: the update that is right has these bytes, whatever is in the event besides.
+                rest = value[user.skip :]
+                end = CONTENT_AT + rest[LENGTH_AT] if len(rest) > CONTENT_AT else 0
+                if end and rest[0] == EVENT_TIME and rest[TAG_AT] == INTERACTION:
+                    if offset >> 7 != group:
+                        group = offset >> 7
+                        high_offset = wire.varint(group)
+                    seq_no = epoch.before + len(digests)
+                    epoch.wanted.append(
+                        hash(
+                            join(
+                                (
+                                    epoch.update_head,
+                                    small[seq_no] if seq_no < 16384 else wire.varint(seq_no),
+                                    BEFORE_PREVIOUS,
+                                    previous,
+                                    BEFORE_DIGEST,
+                                    digest,
+                                    BEFORE_EVENT_ID,
+                                    event_id,
+                                    BEFORE_TIME,
+                                    rest[1:TAG_AT],
+                                    BEFORE_INTERACTION,
+                                    rest[LENGTH_AT:end],
+                                    source,
+                                    low_offset[offset & 127],
+                                    high_offset,
+                                )
+                            )
+                        )
+                    )
+                else:
+                    epoch.wanted.append(0)
                 epoch.rows += row
                 epoch.event_ids += event_id
                 epoch.offsets.append(offset)
@@ -137,7 +187,7 @@ class Histories:
                     late += 1
                 else:
                     user.newest_ms = event_time_ms
-                if keep_named and event.HasField("request"):
+                if keep_named and len(rest) != end and event.HasField("request"):
                     user.named.append(_named(event, row, offset, time_ms))
             self.records += records
             self.accepted += accepted

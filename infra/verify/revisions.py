@@ -31,13 +31,21 @@ class _Labels:
 
     def add(self, act: Act) -> bool:
         """Did it change a label?"""
-        row, changed = self._row_of[act.item_id], False
-        self._acts[row].append(act)
+        return self.add_all((act,))
+
+    def add_all(self, acts: Iterable[Act]) -> bool:
+        """Did they change a label, all together?"""
+        rows, changed = set(), False
+        for act in acts:
+            row = self._row_of[act.item_id]
+            self._acts[row].append(act)
+            rows.add(row)
         for task in self._rules.tasks:
-            until_ms = self._request_time_ms + task.window_ms
-            label = task.holds([each for each in self._acts[row] if each.acted_ms <= until_ms])
-            changed |= self.of_task[task.name][row] != label
-            self.of_task[task.name][row] = label
+            until_ms, labels = self._request_time_ms + task.window_ms, self.of_task[task.name]
+            for row in rows:
+                label = task.holds([each for each in self._acts[row] if each.acted_ms <= until_ms])
+                changed |= labels[row] != label
+                labels[row] = label
         return changed
 
     def copy(self) -> dict[str, bytes]:
@@ -73,9 +81,7 @@ def versions(
         if event_id in of_id and of_id[event_id].published_ms <= due_ms
     }
     labels = _Labels(rules, items, request_time_ms)
-    for act in of_id.values():
-        if act.published_ms <= due_ms and act.event_id not in came_late:
-            labels.add(act)
+    labels.add_all(act for act in of_id.values() if act.published_ms <= due_ms and act.event_id not in came_late)
     found = [Version(labels.copy(), {}, (), due_ms)]
     # Sorted as feedback takes effect.
     waiting = [act for act in of_id.values() if due_ms < act.published_ms <= end_ms]
@@ -83,9 +89,7 @@ def versions(
         group = _late_group(waiting, came_late, said.get(len(found) + 1, ()), of_id)
         before = labels.copy()
         if group:
-            for act in group:
-                labels.add(act)
-            changed = labels.copy() != before
+            changed = labels.add_all(group)
         else:
             changed = False
             while waiting and not changed:

@@ -152,9 +152,11 @@ def choose(
 
 def _first_rows(response: RankingResponse) -> dict[int, int]:
     """item -> its first row among the candidates, in their order."""
-    rows: dict[int, int] = {}
-    for row, item in enumerate(items_of(response.candidates.item_id)):
-        rows.setdefault(item, row)
+    items = items_of(response.candidates.item_id)
+    rows = dict(zip(items, range(len(items)), strict=True))
+    if len(rows) < len(items):
+        # Later ones have replaced earlier ones.
+        rows = {item: items.index(item) for item in rows}
     return rows
 
 

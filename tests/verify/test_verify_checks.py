@@ -28,9 +28,10 @@ from infra.verify.selection import Selection, sample_users
 from schemas.digest import extend_digest, origin_digest
 from schemas.history import decode_events
 from schemas.packing import pack_history
-from schemas.topics import EVENTS, EXAMPLES, RESPONSES
+from schemas.topics import EVENTS, EXAMPLES, RESPONSES, UPDATES
 from schemas.v1.behaviour_pb2 import BehaviourEvent, Erase, Interaction
 from schemas.v1.ranking_pb2 import RankingRequest
+from schemas.v1.sequence_pb2 import SequenceUpdate
 from schemas.v1.training_pb2 import TaskLabels
 
 
@@ -365,6 +366,45 @@ def test_rebuild_counts_and_restarts_at_an_erase() -> None:
     after = histories.find(USER, EPOCH + 1)
     assert after is not None
     assert after.digests.tolist() == [extend_digest(origin_digest(USER, EPOCH + 1), after.row_bytes(1, 1))]
+
+
+@pytest.mark.parametrize("begin", [0, 120, 127, 128, 300, 1 << 14, (1 << 21) - 5])
+@pytest.mark.parametrize(
+    ("plant", "wanted"),
+    [
+        (lambda _: None, {}),
+        (_flip, {"update_event": 1}),
+        (_flip_version, {"update_version": 1}),
+        (_swap, {"update_order": 1}),
+        (_lose_the_last, {"update_missing": 1}),
+    ],
+)
+def test_wherever_the_events_stand(plant: Callable[[World], None], wanted: dict[str, int], begin: int) -> None:
+    """The bytes of most updates are known before they come, those of events at an offset below 128 are not."""
+    world = right_world(offset=begin)
+    plant(world)
+    assert dict(check_worlds([world], begin=begin).findings.kinds) == wanted
+
+
+def test_the_bytes_of_an_update_are_known_before_it_comes() -> None:
+    """Else verify would still be right, and slow."""
+    world = right_world(offset=1_000)
+    histories = Histories(generation=1, dedupe_window=256)
+    records = [(1_000 + offset, *record) for offset, *record in world.records(EVENTS)]
+    histories.add(PARTITION, [records], (), Findings())  # type: ignore[list-item]
+    epoch = histories.find(USER, EPOCH)
+    assert epoch is not None
+    assert epoch.wanted.tolist() == [hash(value) for _, _, _, value in world.records(UPDATES)]
+
+
+@pytest.mark.parametrize("field", [name for name in SequenceUpdate.DESCRIPTOR.fields_by_name if name != "interaction"])
+def test_no_field_of_an_update_may_differ(field: str) -> None:
+    world = right_world(offset=1_000)
+    found = getattr(world.updates[6], field)
+    setattr(world.updates[6], field, b"x" * 16 if isinstance(found, bytes) else found + 1)
+    mismatches = check_worlds([world], begin=1_000).findings.mismatches
+    assert mismatches
+    assert any(one.where == f"{UPDATES.name}/{PARTITION}/6" for one in mismatches)
 
 
 @pytest.mark.parametrize("plant", [lambda _: None, _flip, _lose, _label, _no_revision, _nobodys_example])

@@ -133,16 +133,21 @@ def check_worlds(
     worlds: list[World],
     *,
     passes: int = 1,
+    begin: int = 0,
     contract: Contract = CONTRACT,
     selection: Selection | None = None,
     watermark_ms: int = START_MS + 10 * REVISION_MS,
 ) -> Totals:
-    """The users' records, one user after the other in every topic."""
+    """The users' records, one user after the other in every topic.
+
+    Args:
+        begin: offset of the first event.
+    """
     records: dict[Topic, list[Light]] = defaultdict(list)
     for topic in (EVENTS, UPDATES, SNAPSHOTS, REQUESTS, RESPONSES, IMPRESSIONS, EXAMPLES, LATE_FEEDBACK):
         for world in worlds:
-            begin = len(records[topic])
-            records[topic] += [(begin + offset, *record) for offset, *record in world.records(topic)]  # type: ignore[misc]
+            at = len(records[topic]) + (begin if topic is EVENTS else 0)
+            records[topic] += [(at + offset, *record) for offset, *record in world.records(topic)]  # type: ignore[misc]
     totals = Totals()
     for number in range(passes):
         check_slice(

@@ -1,0 +1,1 @@
+"""How many events a second `longrank verify` checks, against only reading them."""
