@@ -171,6 +171,7 @@ class User:
         "current",
         "epochs",
         "erasures",
+        "lost",
         "named",
         "newest_ms",
         "partition",
@@ -178,7 +179,9 @@ class User:
         "seeds",
         "skip",
         "times",
+        "undecided",
         "user_id",
+        "whole",
         "window",
     )
 
@@ -198,12 +201,20 @@ class User:
         self.seeds: list[BehaviourEvent] = []
         self.seed_done = b""
         self.named: list[Named] = []
+        #: Feedback without a reference, of events of which it cannot be known whether they were numbered:
+        #: published_ms, event_id, row.
+        self.undecided: list[tuple[int, bytes, bytes]] = []
+        #: The histories go on in a way that cannot be known: a SEED or an ERASE came to what is not known whole.
+        self.lost = False
+        #: All ids are known that make an event a duplicate.
+        self.whole = True
         #: Timestamp of every accepted event's record, all epochs in one.
         self.times = array("q")
 
-    def open(self, number: int) -> Epoch:
-        """A new epoch, empty."""
-        self.current = self.epochs[number] = Epoch(number, origin_of(self.user_id, number), times_at=len(self.times))
+    def open(self, number: int, before: int = 0, digest: int | None = None) -> Epoch:
+        """A new epoch, empty; or one of which the events up to `before` are gone, whose digest is known."""
+        origin = origin_of(self.user_id, number) if digest is None else digest
+        self.current = self.epochs[number] = Epoch(number, origin, before, times_at=len(self.times))
         self.current.update_head = wire.update_head(self.user_id, number)
         return self.current
 

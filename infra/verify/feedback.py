@@ -76,7 +76,10 @@ def attributed(
 def _unnamed(user: User, items: Mapping[int, object], from_ms: int, until_ms: int) -> Iterator[Act]:
     """The feedback to these items that names no request, published from <= time <= until."""
     named = {each.offset for each in user.named}
-    wanted = np.fromiter(items, dtype=np.uint64, count=len(items))
+    for published_ms, event_id, row in user.undecided:
+        act = act_of(published_ms, event_id, row)
+        if act.item_id in items and from_ms <= published_ms <= until_ms:
+            yield act
     for epoch in user.epochs.values():
         live = len(epoch.digests) - (epoch.seeded - epoch.before)
         if not live:
@@ -87,9 +90,9 @@ def _unnamed(user: User, items: Mapping[int, object], from_ms: int, until_ms: in
         item_ids = np.ascontiguousarray(rows[:, _ITEM_AT : _ITEM_AT + 8]).view("<u8")[:, 0]
         times = np.frombuffer(user.times, dtype=np.int64)[epoch.times_at : epoch.times_at + live]
         possible = np.flatnonzero((times >= from_ms) & (times <= until_ms))
-        for at in possible[np.isin(item_ids[possible], wanted)].tolist():
+        for at, item_id in zip(possible.tolist(), item_ids[possible].tolist(), strict=True):
             number = skipped + at
-            if epoch.offsets[number] not in named:
+            if item_id in items and epoch.offsets[number] not in named:
                 yield act_of(
                     user.times[epoch.times_at + at],
                     bytes(epoch.event_ids[number * ID_BYTES : (number + 1) * ID_BYTES]),

@@ -7,11 +7,12 @@ its dead letter; all others are accepted or duplicates.
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 
 from google.protobuf.message import DecodeError
 
 from infra.verify import wire
+from infra.verify.anchors import Anchor
 from infra.verify.epochs import CHAIN, LONG_AGO, ROW, Epoch, Named, User, encode_row
 from infra.verify.findings import Findings
 from infra.verify.records import Batches, Place
@@ -36,16 +37,28 @@ class Histories:
     """All users' histories, and what the rebuild counted."""
 
     def __init__(
-        self, generation: int, dedupe_window: int, kept_events: int = 14_000, *, keep_named: bool = False
+        self,
+        generation: int,
+        dedupe_window: int,
+        kept_events: int = 14_000,
+        *,
+        keep_named: bool = False,
+        first_offset: int = 0,
+        updates_from: int = 0,
+        anchors: Mapping[bytes, Anchor] | None = None,
     ) -> None:
         """
         Args:
             dedupe_window: newest accepted ids of a user among which a repeated one is a duplicate.
             kept_events: newest events that the job keeps: those that a seed finds there.
             keep_named: keep the feedback that names a request.
+            first_offset: of the events that are there; those before are gone.
+            updates_from: of the event that the first update in the topic is of; those of earlier events are gone.
+            anchors: see `anchors`; None: the users' first events are there.
         """
         self.generation, self.dedupe_window, self.kept_events = generation, dedupe_window, kept_events
-        self._keep_named = keep_named
+        self._keep_named, self._anchors = keep_named, anchors
+        self.first_offset, self.updates_from = first_offset, updates_from
         #: By the records' key.
         self.users: dict[bytes, User] = {}
         self.records = 0
@@ -63,6 +76,11 @@ class Histories:
         self.undecided = 0
         #: partition -> the newest heartbeat's offset and value.
         self.heartbeats: dict[int, tuple[int, bytes]] = {}
+
+    @property
+    def anchored(self) -> bool:
+        """Are there events that are gone?"""
+        return self._anchors is not None
 
     def find(self, user: int, epoch: int) -> Epoch | None:
         """The user's history in `epoch`, None when there never was one."""
@@ -83,6 +101,7 @@ class Histories:
             CHAIN.copy,
             int.from_bytes,
         )
+        anchored = self.anchored
         small, low_offset = wire.SMALL, wire.LOW_OFFSET
         keep_named, window_events = self._keep_named, self.dedupe_window
         source, group, high_offset, join = wire.source(partition), -1, b"", b"".join
@@ -120,6 +139,9 @@ class Histories:
                     continue
                 if remembered == window_events:
                     del window[next(iter(window))]
+                if anchored and not self._is_numbered(user, offset, remembered):
+                    self._leave(user, event, offset, time_ms)
+                    continue
                 epoch = user.current
                 if epoch is None:
                     epoch = user.open(self.generation << 32)
@@ -197,11 +219,48 @@ class Histories:
         findings.expect(
             key == b"%d" % user_id, "event_key", place, user_id, field="key", found=key, wanted=b"%d" % user_id
         )
-        return self.users.setdefault(b"%d" % user_id, User(user_id, place.partition))
+        user = self.users.setdefault(b"%d" % user_id, User(user_id, place.partition))
+        if self.anchored and user.current is None:
+            user.whole = False
+        return user
+
+    def _is_numbered(self, user: User, offset: int, remembered: int) -> bool:
+        """Of a log without its beginning: did the event surely get a number, and which ones went before?"""
+        assert self._anchors is not None
+        anchor = self._anchors.get(b"%d" % user.user_id)
+        if user.lost or anchor is None or offset < anchor.offset:
+            return False
+        if user.current is None:
+            if anchor.seq_no > 1:
+                user.open(anchor.epoch, anchor.seq_no - 1, anchor.prev_digest)
+            else:
+                user.open(anchor.epoch)
+            user.whole = anchor.is_first
+        # A whole window is known, or its updates tell which events are not duplicates.
+        user.whole = user.whole or remembered == self.dedupe_window
+        return user.whole or offset in anchor.numbered
+
+    def _leave(self, user: User, event: BehaviourEvent, offset: int, time_ms: int) -> None:
+        """An event that cannot be decided; as feedback it counts."""
+        self.undecided += 1
+        # Its id may stand elsewhere among those that the job remembers, or nowhere.
+        del user.window[event.event_id]
+        if not self._keep_named:
+            return
+        if event.HasField("request"):
+            user.named.append(_named(event, encode_row(event), offset, time_ms))
+        else:
+            user.undecided.append((time_ms, event.event_id, encode_row(event)))
 
     def _reset(self, user: User, event: BehaviourEvent, place: Place, findings: Findings) -> None:
         """An ERASE, a SEED, or what a dead letter should have refused."""
         body = event.WhichOneof("body")
+        if self.anchored and not (body == "erase" and user.whole and not user.lost):
+            # Perhaps it has come before, or other parts of it, or what it goes in front of. After that an epoch has
+            # begun or has not: the histories of this user are not followed any further.
+            self.undecided += 1
+            user.lost = user.current is not None
+            return
         if body == "seed":
             outcome = take_seed(user, event, self.generation, self.kept_events, self.dedupe_window)
             self.duplicates += outcome is SeedOutcome.DUPLICATE

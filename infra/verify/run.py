@@ -23,7 +23,7 @@ from infra.verify.records import Batches, Slice
 from infra.verify.report import Verdict
 from infra.verify.rules import rules_of
 from infra.verify.selection import SAMPLED_TOPICS, Selection, sample_users
-from infra.verify.slices import EVENT_COUNTS, Contract, Totals, check_slice
+from infra.verify.slices import EVENT_COUNTS, Begin, Contract, Totals, check_slice
 from infra.verify.stamps import Resolver
 from schemas.topics import (
     DEAD_LETTER_TOPICS,
@@ -203,14 +203,14 @@ class _Run:
         )
         return max(self._settings.passes, math.ceil(size * share / (self._settings.memory_mb << 20)))
 
-    def _begins(self, partition: int) -> dict[str, int]:
-        """topic -> timestamp of its first record, where earlier ones are gone."""
+    def _begins(self, partition: int) -> dict[str, Begin]:
+        """topic -> its first record, where earlier ones are gone."""
         begins = {}
         for topic in LIVE_TOPICS:
             first, end = self._ranges[topic][partition]
             if 0 < first < end:
                 for batch in self._reader.read(topic.name, partition, Range(first, first + 1)):
-                    begins[topic.name] = batch[0][1]
+                    begins[topic.name] = Begin(first, batch[0][1])
         return begins
 
     def _length(self, topic: Topic) -> int:

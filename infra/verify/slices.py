@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Final, TypeAlias
+from typing import Final, NamedTuple, TypeAlias
 
+from infra.verify.anchors import find_anchors, first_source
 from infra.verify.examples import ExampleCheck
 from infra.verify.findings import Findings
 from infra.verify.freshness import Freshness
@@ -29,6 +30,13 @@ Letters: TypeAlias = Mapping[str, Mapping[int, str]]
 
 #: What the rebuild of the histories counts.
 EVENT_COUNTS: Final = ("records", "accepted", "duplicates", "refused", "erased", "seeded", "late", "undecided")
+
+
+class Begin(NamedTuple):
+    """The first record that a partition still holds."""
+
+    offset: int
+    time_ms: int
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,19 +72,32 @@ def check_slice(
     users: Slice = Slice(),  # noqa: B008 - immutable
     selection: Selection = Selection(),  # noqa: B008 - immutable
     resolve: Resolver | None = None,
-    begins: Mapping[str, int] | None = None,
+    begins: Mapping[str, Begin] | None = None,
 ) -> None:
     """Rebuild the histories of these users and check everything that names them.
 
     Args:
-        begins: topic -> timestamp of the partition's first record, where retention has eaten earlier ones.
+        begins: topic -> the partition's first record, where retention has eaten earlier ones.
     """
     findings, begins = totals.findings, begins or {}
 
     def records(topic: Topic) -> Batches:
         return users.filter(selection.filter(read(topic)))
 
-    histories = Histories(contract.generation, contract.dedupe_window, contract.kept_events, keep_named=True)
+    begin, anchors, updates_from = begins.get(EVENTS.name), None, 0
+    if begin is not None:
+        anchors = find_anchors(records(UPDATES), begin.offset, contract.dedupe_window)
+    if begin is not None or UPDATES.name in begins:
+        updates_from = first_source(read(UPDATES))
+    histories = Histories(
+        contract.generation,
+        contract.dedupe_window,
+        contract.kept_events,
+        keep_named=True,
+        first_offset=0 if begin is None else begin.offset,
+        updates_from=updates_from,
+        anchors=anchors,
+    )
     histories.add(partition, records(EVENTS), letters.get(EVENTS.name, {}), findings)
     check_updates(histories, partition, records(UPDATES), findings)
     check_missing_updates(histories, findings)
@@ -92,10 +113,10 @@ def check_slice(
         selection=selection,
         freshness=totals.freshness,
         refused=letters,
-        requests_since_ms=begins.get(REQUESTS.name),
+        requests_since_ms=begins[REQUESTS.name].time_ms if REQUESTS.name in begins else None,
     )
     passed = check_late_feedback(histories, partition, records(LATE_FEEDBACK), findings, contract.rules, selection)
-    inputs = [begins[topic.name] for topic in (EVENTS, RESPONSES, IMPRESSIONS) if topic.name in begins]
+    inputs = [begins[topic.name].time_ms for topic in (EVENTS, RESPONSES, IMPRESSIONS) if topic.name in begins]
     check = ExampleCheck(
         rules=contract.rules, resolve=resolve, selection=selection, since_ms=max(inputs) if inputs else None
     )

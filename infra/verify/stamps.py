@@ -26,6 +26,9 @@ def check_stamp(
     user = histories.users.get(b"%d" % user_id)
     epoch = None if user is None else user.epochs.get(stamp.epoch)
     last, first = stamp.seq_no, stamp.first_seq_no
+    if histories.anchored and _is_gone(user, stamp):
+        findings.repeated["stamps_of_what_is_gone"] += 1
+        return
     findings.expect(
         stamp.digest_version == DIGEST_VERSION,
         "stamp_version",
@@ -65,9 +68,17 @@ def check_stamp(
             wanted=f"{wanted:016x}",
         )
     elif resolve is None:
-        _check_published(user, epoch, first, last, place, findings)
+        _check_published(histories, user, epoch, first, last, place, findings)
     else:
         _check_resolved(user, epoch, stamp, place, findings, resolve)
+
+
+def _is_gone(user: User | None, stamp: Stamp) -> bool:
+    """Is it of a history, or a part of one, that the events no longer tell?"""
+    if user is None or user.current is None or user.lost:
+        return True
+    epoch = user.epochs.get(stamp.epoch)
+    return stamp.epoch < min(user.epochs) if epoch is None else stamp.seq_no < epoch.before
 
 
 def _elsewhere(epoch: Epoch, stamp: Stamp) -> str:
@@ -78,15 +89,24 @@ def _elsewhere(epoch: Epoch, stamp: Stamp) -> str:
     return ""
 
 
-def _check_published(user: User, epoch: Epoch, first: int, last: int, place: Place, findings: Findings) -> None:
+def _check_published(
+    histories: Histories, user: User, epoch: Epoch, first: int, last: int, place: Place, findings: Findings
+) -> None:
     """Updates and snapshots say all the events. (Those from before the log begins are proved by the digest alone.)"""
     assert user.current is not None
     if user.erased_below(user.current.number) > epoch.number:
         # The events themselves say that the user asked to be forgotten after this was served.
         findings.repeated["stamps_of_erased_users"] += 1
-    else:
+        return
+    begin = max(first, epoch.before + 1)
+    while begin <= last and epoch.offset(begin) < histories.updates_from:
+        begin += 1
+    if epoch is not user.current or first <= epoch.last - histories.kept_events:
+        # Of what is not kept, compaction has left no snapshot.
+        begin = max(begin, epoch.seeded + 1)
+    if begin <= last:
         findings.expect(
-            epoch.published(max(first, epoch.before + 1), last),
+            epoch.published(begin, last),
             "stamp_unresolved",
             place,
             user.user_id,

@@ -70,26 +70,39 @@ def check_updates(histories: Histories, partition: int, batches: Batches, findin
                     ):
                         epoch.head = seq_no
                         continue
-            _look(user, key, update, Place(UPDATES.name, partition, offset), findings)
+            if update.source_offset < histories.first_offset or (user is not None and user.lost):
+                findings.repeated["updates_of_what_is_gone"] += 1
+            else:
+                place = Place(UPDATES.name, partition, offset)
+                _look(user, key, update, histories.updates_from, place, findings)
 
 
 def check_missing_updates(histories: Histories, findings: Findings) -> None:
     """Every accepted event has its delta; to be called when all of them were checked."""
     for user in histories.users.values():
+        if user.lost:
+            continue
         for epoch in user.epochs.values():
-            missing = len(epoch.missing) + epoch.last - epoch.head
+            missing = _wanted(epoch, epoch.head + 1, epoch.last + 1, histories.updates_from) | epoch.missing
             if missing:
-                first = min(epoch.missing, default=epoch.head + 1)
+                first = min(missing)
                 findings.expect(
                     False,
                     "update_missing",
                     Place(EVENTS.name, user.partition, epoch.offset(first)),
                     user.user_id,
-                    f"epoch {epoch.number}: {missing} updates are missing, the first is seq_no {first}",
+                    f"epoch {epoch.number}: {len(missing)} updates are missing, the first is seq_no {first}",
                 )
 
 
-def _look(user: User | None, key: bytes | None, update: SequenceUpdate, place: Place, findings: Findings) -> None:
+def _wanted(epoch: Epoch, first: int, end: int, updates_from: int) -> set[int]:
+    """Of the events first .. end - 1, those whose updates are not gone with the topic's beginning."""
+    return {n for n in range(first, end) if epoch.offset(n) >= updates_from}
+
+
+def _look(
+    user: User | None, key: bytes | None, update: SequenceUpdate, updates_from: int, place: Place, findings: Findings
+) -> None:
     """An update that is not the next one, or that differs."""
     user_id, seq_no, before = update.user_id, update.seq_no, findings.total
     epoch = None if user is None else user.epochs.get(update.epoch)
@@ -116,7 +129,7 @@ def _look(user: User | None, key: bytes | None, update: SequenceUpdate, place: P
         )
     else:
         _compare(epoch, update, place, findings)
-        _order(epoch, seq_no, user_id, place, findings)
+        _order(epoch, seq_no, user_id, updates_from, place, findings)
     findings.unmatched["updates"] += findings.total > before
 
 
@@ -142,7 +155,7 @@ def _compare(epoch: Epoch, update: SequenceUpdate, place: Place, findings: Findi
         )
 
 
-def _order(epoch: Epoch, seq_no: int, user_id: int, place: Place, findings: Findings) -> None:
+def _order(epoch: Epoch, seq_no: int, user_id: int, updates_from: int, place: Place, findings: Findings) -> None:
     head = epoch.head
     if seq_no in epoch.missing:
         # It was noted when the one after it came.
@@ -150,8 +163,7 @@ def _order(epoch: Epoch, seq_no: int, user_id: int, place: Place, findings: Find
     elif seq_no <= head:
         findings.repeated["updates"] += 1
     else:
-        findings.expect(
-            seq_no == head + 1, "update_order", place, user_id, field="seq_no", found=seq_no, wanted=head + 1
-        )
-        epoch.missing.update(range(head + 1, seq_no))
+        missing = _wanted(epoch, head + 1, seq_no, updates_from)
+        findings.expect(not missing, "update_order", place, user_id, field="seq_no", found=seq_no, wanted=head + 1)
+        epoch.missing |= missing
         epoch.head = seq_no
