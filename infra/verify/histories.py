@@ -273,10 +273,10 @@ class Histories:
             user.window = {event.event_id: None}
             if user.seeds:
                 user.seed_done = user.seeds[0].event_id
-                user.seeds = []
+                user.seeds = ()
             user.newest_ms = LONG_AGO
             number = self.generation << 32 if user.current is None else user.current.number
-            user.erasures.append(user.open(number + 1).number)
+            user.erasures += (user.open(number + 1).number,)
 
 
 def _named(event: BehaviourEvent, row: bytes, offset: int, time_ms: int) -> Named:

@@ -43,9 +43,10 @@ from scorer.sequences.follower import follow_to_end
 from scorer.sequences.store import SequenceStore
 from streaming.config import ExampleJobConfig, SequenceJobConfig
 
-#: What a record takes in memory until its users are done with, bytes, measured and rounded up.
+#: What a record takes in memory until its users are done with, bytes, measured and rounded up; an event with its share
+#: of a user who has ten of them.
 _RECORD_BYTES: Final[Mapping[Topic, int]] = {
-    EVENTS: 300,
+    EVENTS: 450,
     REQUESTS: 5_000,
     RESPONSES: 6_000,
     IMPRESSIONS: 1_500,

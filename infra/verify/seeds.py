@@ -30,10 +30,10 @@ def take_seed(user: User, event: BehaviourEvent, generation: int, kept_events: i
     repeated = bool(user.seeds) and user.seeds[0].event_id == event.event_id and seed.part < len(user.seeds)
     if event.event_id == user.seed_done or repeated:
         return SeedOutcome.DUPLICATE
-    user.seeds = [*user.seeds, event] if seed.part else [event]
+    user.seeds = (*user.seeds, event) if seed.part else (event,)
     if seed.part + 1 < seed.parts:
         return SeedOutcome.PART
-    parts, user.seeds, user.seed_done = user.seeds, [], event.event_id
+    parts, user.seeds, user.seed_done = user.seeds, (), event.event_id
     ids = [seed.event_ids[at : at + ID_BYTES] for at in range(0, len(seed.event_ids), ID_BYTES)]
     rows = b"".join(unpack_history(part.seed.packed).tobytes() for part in parts)
     named = [_FORGOTTEN] * (len(rows) // ROW_BYTES - len(ids)) + ids

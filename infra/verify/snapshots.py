@@ -69,7 +69,7 @@ def _check(user: User | None, snapshot: SequenceSnapshot, place: Place, findings
     skipped = max(0, epoch.before + 1 - first)
     _compare_rows(epoch, first + skipped, last, rows[skipped * ROW_BYTES :], user_id, place, findings)
     if findings.total == before:
-        epoch.snapshots.append((first, last))
+        epoch.snapshots += ((first, last),)
 
 
 def _proved(epoch: Epoch, snapshot: SequenceSnapshot, rows: bytes) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Callable
 
 from infra.verify.epochs import Epoch, User, origin_of
@@ -70,7 +71,7 @@ def check_stamp(
     elif resolve is None:
         _check_published(histories, user, epoch, first, last, place, findings)
     else:
-        _check_resolved(user, epoch, stamp, place, findings, resolve)
+        _check_resolved(histories, user, epoch, stamp, place, findings, resolve)
 
 
 def _is_gone(user: User | None, stamp: Stamp) -> bool:
@@ -99,8 +100,9 @@ def _check_published(
         findings.repeated["stamps_of_erased_users"] += 1
         return
     begin = max(first, epoch.before + 1)
-    while begin <= last and epoch.offset(begin) < histories.updates_from:
-        begin += 1
+    if histories.updates_from:
+        # Offsets rise with the numbers.
+        begin = max(begin, epoch.before + 1 + bisect_left(epoch.offsets, histories.updates_from))
     if epoch is not user.current or first <= epoch.last - histories.kept_events:
         # Of what is not kept, compaction has left no snapshot.
         begin = max(begin, epoch.seeded + 1)
@@ -115,13 +117,22 @@ def _check_published(
 
 
 def _check_resolved(
-    user: User, epoch: Epoch, stamp: Stamp, place: Place, findings: Findings, resolve: Resolver
+    histories: Histories,
+    user: User,
+    epoch: Epoch,
+    stamp: Stamp,
+    place: Place,
+    findings: Findings,
+    resolve: Resolver,
 ) -> None:
     assert user.current is not None
     first, last = stamp.first_seq_no, stamp.seq_no
     resolved = resolve(user.user_id, stamp)
     if resolved == "erased" and user.current.number > epoch.number:
         findings.repeated["stamps_of_erased_users"] += 1
+    elif resolved == "evicted" and first <= epoch.last - histories.kept_events:
+        # So many events later nobody need keep it.
+        findings.repeated["stamps_evicted"] += 1
     elif isinstance(resolved, str):
         findings.expect(False, "stamp_unresolved", place, user.user_id, f"seq_no {last}: {resolved}")
     elif first > epoch.before:

@@ -159,7 +159,7 @@ def _order(epoch: Epoch, seq_no: int, user_id: int, updates_from: int, place: Pl
     head = epoch.head
     if seq_no in epoch.missing:
         # It was noted when the one after it came.
-        epoch.missing.remove(seq_no)
+        epoch.missing -= {seq_no}
     elif seq_no <= head:
         findings.repeated["updates"] += 1
     else:
