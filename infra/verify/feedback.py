@@ -65,17 +65,18 @@ def attributed(
     ages = [order[0] for of_item in shown.values() for order in of_item]
     for act in _unnamed(user, shown, min(ages, default=0), max(ages, default=0) + window_ms):
         earliest_ms, latest_ms = act.published_ms - window_ms, min(act.acted_ms, act.published_ms)
-        possible = [order for order in shown[act.item_id] if earliest_ms <= order[0] <= latest_ms]
+        orders = shown[act.item_id]
+        possible = [order for order in orders if earliest_ms <= order[0] <= latest_ms]
         if possible:
             newest = max(possible)
-            if shown[act.item_id][newest]:
+            if orders[newest]:
                 found[newest[2]].append(act)
     return found
 
 
 def _unnamed(user: User, items: Mapping[int, object], from_ms: int, until_ms: int) -> Iterator[Act]:
     """The feedback to these items that names no request, published from <= time <= until."""
-    named = {each.offset for each in user.named}
+    named, unpack = {each.offset for each in user.named}, ROW.unpack_from
     for published_ms, event_id, row in user.undecided:
         act = act_of(published_ms, event_id, row)
         if act.item_id in items and from_ms <= published_ms <= until_ms:
@@ -93,10 +94,16 @@ def _unnamed(user: User, items: Mapping[int, object], from_ms: int, until_ms: in
         for at, item_id in zip(possible.tolist(), item_ids[possible].tolist(), strict=True):
             number = skipped + at
             if item_id in items and epoch.offsets[number] not in named:
-                yield act_of(
+                event_id = bytes(epoch.event_ids[number * ID_BYTES : (number + 1) * ID_BYTES])
+                acted_ms, _, _, action, _, watch_ms, duration_ms, present = unpack(epoch.rows, number * ROW_BYTES)
+                yield Act(
                     user.times[epoch.times_at + at],
-                    bytes(epoch.event_ids[number * ID_BYTES : (number + 1) * ID_BYTES]),
-                    bytes(epoch.rows[number * ROW_BYTES : (number + 1) * ROW_BYTES]),
+                    event_id,
+                    acted_ms,
+                    item_id,
+                    action,
+                    watch_ms if present & _HAS_WATCH else None,
+                    duration_ms if present & _HAS_DURATION else None,
                 )
 
 

@@ -69,9 +69,8 @@ def versions(
     """
     said = said or {}
     targets, of_id = frozenset(items), dict[bytes, Act]()
-    for act in sorted(acts):
-        if act.item_id in targets:
-            of_id.setdefault(act.event_id, act)
+    for act in sorted([act for act in acts if act.item_id in targets]):
+        of_id.setdefault(act.event_id, act)
     due_ms, end_ms = request_time_ms + rules.label_window_ms, request_time_ms + rules.kept_ms
     came_late = {
         event_id

@@ -61,18 +61,13 @@ class Choice:
     """What was shown of a request."""
 
     response: RankingResponse
-    #: Of the targets among the response's candidates.
+    #: The targets, and their rows among the response's candidates.
+    items: tuple[int, ...]
     rows: Sequence[int]
     #: None: nothing was shown, these are all candidates.
     positions: Sequence[int] | None
     #: Where they were shown.
     pages: Sequence[Page]
-
-    @property
-    def items(self) -> tuple[int, ...]:
-        """The targets' ids."""
-        candidates = items_of(self.response.candidates.item_id)
-        return tuple(candidates[row] for row in self.rows)
 
     def example(self, request_id: str, user_id: int) -> TrainingExample:
         """What every version of the example holds, all but version, labels and superseded responses."""
@@ -117,8 +112,9 @@ def choose(
         if not emit_unshown or not responses:
             return None, ()
         response = responses[min(responses)]
-        rows = list(_first_rows(response).values())
-        return Choice(response=response, rows=rows, positions=None, pages=()), ()
+        of_item = _first_rows(response)
+        rows = list(of_item.values())
+        return Choice(response=response, items=tuple(of_item), rows=rows, positions=None, pages=()), ()
     row_of = {name: _first_rows(response) for name, response in responses.items()}
     usable: list[Page] = []
     refused: list[tuple[Page, Reason]] = []
@@ -127,7 +123,7 @@ def choose(
         if rows_of_items is None or page.letter == Reason.RESPONSE_MISSING:
             # That a response came too late cannot be seen in the topic: its dead letter is believed.
             refused.append((page, Reason.RESPONSE_MISSING))
-        elif not all(item in rows_of_items for item in page.items):
+        elif not rows_of_items.keys() >= set(page.items):
             refused.append((page, Reason.UNKNOWN_CANDIDATE))
         else:
             usable.append(page)
@@ -137,13 +133,15 @@ def choose(
     chosen = usable[0].response_id
     refused += ((page, Reason.CONFLICTING_IMPRESSION) for page in usable if page.response_id != chosen)
     positions: dict[int, int] = {}
+    row_of_item = row_of[chosen]
     for page in sorted(usable, key=lambda page: (page.first_position, page.time_ms, page.identity)):
         if page.response_id == chosen:
             for position, item in enumerate(page.items, page.first_position):
-                positions.setdefault(row_of[chosen][item], position)
+                positions.setdefault(item, position)
     choice = Choice(
         response=responses[chosen],
-        rows=list(positions),
+        items=tuple(positions),
+        rows=[row_of_item[item] for item in positions],
         positions=list(positions.values()),
         pages=[page for page in usable if page.response_id == chosen],
     )
@@ -161,4 +159,4 @@ def _first_rows(response: RankingResponse) -> dict[int, int]:
 
 
 def _take(column: bytes, rows: Sequence[int], size: int) -> bytes:
-    return b"".join(column[row * size : (row + 1) * size] for row in rows)
+    return b"".join([column[row * size : row * size + size] for row in rows]) if column else b""
