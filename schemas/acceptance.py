@@ -16,7 +16,7 @@ from schemas.reasons import Reason, Rejected
 from schemas.topics import PARTITIONS
 
 #: "1 to 64 ASCII characters" (ranking.proto).
-_MAX_REQUEST_ID: Final = 64
+MAX_REQUEST_ID: Final = 64
 #: Keys whose user and partition are remembered: hashing a key in Python costs as much as parsing its event.
 _REMEMBERED_KEYS: Final = 1 << 16
 
@@ -87,9 +87,9 @@ def check_user(user_id: int, key_user_id: int) -> None:
 
 def check_request_id(field: str, request_id: str) -> None:
     """Raises Rejected: malformed_request_id."""
-    if not 1 <= len(request_id) <= _MAX_REQUEST_ID or not request_id.isascii():
+    if not 1 <= len(request_id) <= MAX_REQUEST_ID or not request_id.isascii():
         raise Rejected(
-            Reason.MALFORMED_REQUEST_ID, f"{field} {request_id[:80]!r} is not 1 to {_MAX_REQUEST_ID} ASCII characters"
+            Reason.MALFORMED_REQUEST_ID, f"{field} {request_id[:80]!r} is not 1 to {MAX_REQUEST_ID} ASCII characters"
         )
 
 

@@ -27,10 +27,8 @@ def build(environment: StreamExecutionEnvironment, config: ExampleJobConfig) -> 
     tables = StreamTableEnvironment.create(environment)
     records = keyed_records(tables, TOPICS, config.kafka, config.watermark)
     examples = (
-        in_batches(records, config.batch, "batches")
-        .process(
-            ExampleFunction(config.settings(), config.record_limits(), config.state.cached_requests), output_type()
-        )
+        in_batches(records, config.batch, "batches", tell_watermarks=True)
+        .process(ExampleFunction(config.settings(), config.record_limits(), config.state), output_type())
         .name("examples")
         .uid("examples")
     )

@@ -257,3 +257,5 @@ class PendingSection(Section):
     #: Requests that a subtask keeps decoded in Python, 1 to 4 KiB each, and as many users' own values; those that were
     #: used last. Others' are read from the state.
     cached_requests: Annotated[int, Field(ge=0)] = 16_384
+    #: Timers that a subtask keeps in Python, 200 bytes each, those that ring next; Flink has the others.
+    cached_timers: Annotated[int, Field(ge=2)] = 262_144

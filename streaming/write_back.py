@@ -35,8 +35,12 @@ class WriteBack(Generic[K, P, V]):
         #: Those of them that differ from the state, and where they belong; who has waited longest comes first.
         self._unwritten: dict[K, tuple[V, P]] = {}
 
+    def look(self, key: K) -> V | None:
+        """The value, if it is here; that it was asked for keeps it no longer."""
+        return self._kept.get(key)
+
     def get(self, key: K) -> V | None:
-        """The value, if it is here."""
+        """Likewise; it will be kept longer than those that were used before."""
         value = self._kept.get(key)
         if value is not None:
             self._kept.move_to_end(key)

@@ -11,8 +11,8 @@ from streaming.examples.settings import ExampleSettings
 def attribute(shown: Iterable[Shown], given: Given, window_ms: int) -> Shown | None:
     """The newest impression of the item that is not after the act nor after the publishing and not more than
     `window_ms` before the publishing."""
-    item_id = given.feedback.item_id
-    latest_ms = min(given.published_ms, given.feedback.event_time_ms)
+    said = given.feedback
+    item_id, latest_ms = said.item_id, min(given.published_ms, said.event_time_ms)
     earliest_ms = given.published_ms - window_ms
     possible = [each for each in shown if earliest_ms <= each.time_ms <= latest_ms and item_id in each.items]
     # Times and names only: sets have no order.

@@ -8,8 +8,6 @@ from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Final, NamedTuple
 
-import numpy as np
-
 from schemas import SCHEMA_VERSION
 from schemas.reasons import Reason, Rejected
 from schemas.v1.ranking_pb2 import Candidates, FeatureColumn, Impression, RankingResponse
@@ -19,6 +17,9 @@ from streaming.examples.pending import Given, Request
 from streaming.examples.settings import ExampleSettings
 
 _IMPRESSION: Final = struct.Struct("<Iqq")
+_ID_BYTES: Final = 8
+_INT64_BYTES: Final = 8
+_FLOAT32_BYTES: Final = 4
 
 
 class Record(NamedTuple):
@@ -82,8 +83,7 @@ def choose(request_id: str, request: Request, *, emit_unshown: bool) -> tuple[Ch
     position_of_row: dict[int, int] = {}
     # An item that is shown again keeps its first position.
     for impression in (shown.impression for shown in usable):
-        items = np.frombuffer(impression.item_id, dtype="<u8").tolist()
-        for position, item in enumerate(items, impression.first_position):
+        for position, item in enumerate(ids(impression.item_id), impression.first_position):
             position_of_row.setdefault(row_of_item[item], position)
     return Chosen(response, list(position_of_row), list(position_of_row.values())), unusable
 
@@ -109,8 +109,7 @@ def _consistent(
             detail = f"response {name} did not come by the label time; came: {there}, {len(request.feedback)} feedback"
             refuse(shown, Reason.RESPONSE_MISSING, detail)
             continue
-        items = np.frombuffer(shown.impression.item_id, dtype="<u8").tolist()
-        unknown = [item for item in items if item not in rows[name]]
+        unknown = [item for item in ids(shown.impression.item_id) if item not in rows[name]]
         if unknown:
             refuse(shown, Reason.UNKNOWN_CANDIDATE, f"response {name} has no item {', '.join(map(str, unknown[:8]))}")
         elif usable and name != usable[0].impression.response_id:
@@ -128,10 +127,18 @@ def _order(shown: _Shown) -> tuple[int, int, bytes]:
 
 def _rows(item_id: bytes) -> dict[int, int]:
     """item -> its first row among the candidates, in their order."""
-    rows: dict[int, int] = {}
-    for row, item in enumerate(np.frombuffer(item_id, dtype="<u8").tolist()):
-        rows.setdefault(item, row)
-    return rows
+    items = ids(item_id)
+    rows = dict(zip(reversed(items), range(len(items) - 1, -1, -1), strict=True))
+    return (
+        {item: rows[item] for item in items}
+        if len(rows) < len(items)
+        else dict(zip(items, range(len(items)), strict=True))
+    )
+
+
+def ids(column: bytes) -> list[int]:
+    """A column of uint64 little-endian. (Without arrays: a request has few, and a call of numpy costs as much.)"""
+    return list(struct.unpack(f"<{len(column) // _ID_BYTES}Q", column))
 
 
 def counting_feedback(
@@ -141,7 +148,7 @@ def counting_feedback(
     for each in given:
         if each.response_id not in (response_id, ""):
             counts["feedback_to_other_response"] += 1
-        elif each.feedback.item_id not in items:
+        elif each.item_id not in items:
             counts["feedback_to_unshown_item"] += 1
         else:
             yield each
@@ -158,9 +165,8 @@ def first_version(
 ) -> TrainingExample:
     """The example at its label time."""
     candidates = chosen.response.candidates
-    items = np.frombuffer(candidates.item_id, dtype="<u8")[chosen.rows]
-    groups = np.frombuffer(candidates.group_id, dtype="<u8")
-    labels = label_targets(settings.tasks, items.tolist(), feedback, request_time_ms)
+    item_id = _take(candidates.item_id, chosen.rows, _ID_BYTES)
+    labels = label_targets(settings.tasks, ids(item_id), feedback, request_time_ms)
     return TrainingExample(
         schema_version=SCHEMA_VERSION,
         request_id=request_id,
@@ -169,11 +175,18 @@ def first_version(
         request_time_ms=request_time_ms,
         label_version=1,
         targets=Candidates(
-            item_id=items.tobytes(),
-            group_id=groups[chosen.rows].tobytes() if len(groups) else b"",
-            features=[_take(column, chosen.rows) for column in candidates.features],
+            item_id=item_id,
+            group_id=_take(candidates.group_id, chosen.rows, _ID_BYTES) if candidates.group_id else b"",
+            features=[
+                FeatureColumn(
+                    name=column.name,
+                    int64=_take(column.int64, chosen.rows, _INT64_BYTES),
+                    float32=_take(column.float32, chosen.rows, _FLOAT32_BYTES),
+                )
+                for column in candidates.features
+            ],
         ),
-        position=b"" if chosen.positions is None else np.asarray(chosen.positions, dtype="<u2").tobytes(),
+        position=struct.pack(f"<{len(chosen.positions or ())}H", *(chosen.positions or ())),
         labels=[
             TaskLabels(task=task.name, labels=column, weight=task.weight)
             for task, column in zip(settings.tasks, labels, strict=True)
@@ -184,10 +197,9 @@ def first_version(
     )
 
 
-def _take(column: FeatureColumn, rows: Sequence[int]) -> FeatureColumn:
-    if column.int64:
-        return FeatureColumn(name=column.name, int64=np.frombuffer(column.int64, "<i8")[rows].tobytes())
-    return FeatureColumn(name=column.name, float32=np.frombuffer(column.float32, "<f4")[rows].tobytes())
+def _take(column: bytes, rows: Sequence[int], width: int) -> bytes:
+    """The values of these rows; of a column that is not there, none."""
+    return b"".join([column[row * width : (row + 1) * width] for row in rows])
 
 
 def next_version(
@@ -198,7 +210,7 @@ def next_version(
     Args:
         caused_by: ids of the feedback since `example`.
     """
-    items = np.frombuffer(example.targets.item_id, dtype="<u8").tolist()
+    items = ids(example.targets.item_id)
     labels = label_targets(settings.tasks, items, feedback, example.request_time_ms)
     before = {column.task: column.labels for column in example.labels}
     if all(before.get(task.name) == column for task, column in zip(settings.tasks, labels, strict=True)):

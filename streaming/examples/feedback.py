@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from schemas.v1.training_pb2 import TrainingExample
 from streaming.examples.attribution import attribute, loose_until_ms, next_sweep_ms, sweep
-from streaming.examples.build import counting_feedback, next_version
+from streaming.examples.build import counting_feedback, ids, next_version
 from streaming.examples.pending import Given, Phase, Request, UserPending, Waiting
 from streaming.examples.settings import ExampleSettings
 from streaming.examples.turn import AFTER_REVISION_WINDOW, OVER_LIMIT, PendingValues, Turn
@@ -21,7 +21,7 @@ class FeedbackDesk:
     def take_unnamed(self, turn: Turn, given: Given) -> None:
         """Feedback that names no request has come."""
         user = self._values.user(turn)
-        item_id, event_id = given.feedback.item_id, given.event_id
+        item_id, event_id = given.item_id, given.event_id
         if event_id in user.waiting or event_id in user.loose.get(item_id, ()):
             turn.count("duplicate_feedback")
             return
@@ -112,7 +112,7 @@ class FeedbackDesk:
         if until_ms <= turn.now_ms:
             turn.count("feedback_unattributed")
             return
-        user.loose.setdefault(given.feedback.item_id, {})[given.event_id] = given
+        user.loose.setdefault(given.item_id, {})[given.event_id] = given
         self._values.put_user(turn, user, until_ms)
 
     def _settle(self, turn: Turn, user: UserPending, waiting: Waiting, written_ms: int) -> None:
@@ -144,7 +144,7 @@ class FeedbackDesk:
             turn.count("duplicate_feedback")
             return
         example = TrainingExample.FromString(request.example)
-        items = memoryview(example.targets.item_id).cast("Q").tolist()
+        items = ids(example.targets.item_id)
         if not list(counting_feedback([given], example.response_id, items, turn.outcome.counts)):
             return
         if len(request.feedback) >= self._settings.limits.feedback_per_request:

@@ -10,15 +10,14 @@ from __future__ import annotations
 from hashlib import blake2b
 
 from schemas.reasons import Reason, Rejected
-from schemas.v1.behaviour_pb2 import BehaviourEvent
 from schemas.v1.ranking_pb2 import RESPONSE_STATUS_INVALID, Impression, RankingResponse
 from streaming.examples.attribution import shown_until_ms
-from streaming.examples.build import Chosen, Record, choose, counting_feedback, first_version
+from streaming.examples.build import Chosen, Record, choose, counting_feedback, first_version, ids
 from streaming.examples.feedback import FeedbackDesk
-from streaming.examples.labels import Feedback
 from streaming.examples.pending import DueRequests, Given, PendingState, Phase, Request, Shown, Waiting
 from streaming.examples.settings import ExampleSettings
 from streaming.examples.turn import AFTER_REVISION_WINDOW, OVER_LIMIT, JoinOutcome, PendingValues, Turn
+from streaming.sequence.accept import Accepted
 
 
 class ExampleJoin:
@@ -93,34 +92,43 @@ class ExampleJoin:
             self.values.put(turn, due_ms, due)
         if known is None and settings.attribution_window_ms:
             time_ms = max(impression.impression_time_ms, impression.request_time_ms)
-            items = frozenset(memoryview(impression.item_id).cast("Q"))
+            items = frozenset(ids(impression.item_id))
             shown = Shown(time_ms, impression.request_time_ms, due_ms, request_id, impression.response_id, items)
             user = self.values.user(turn)
             user.shown.append(shown)
             self.values.put_user(turn, user, shown_until_ms(shown, settings))
 
     def on_feedback(
-        self, state: PendingState, event: BehaviourEvent, record: Record, watermark_ms: int, outcome: JoinOutcome
+        self,
+        state: PendingState,
+        accepted: Accepted,
+        partition: int,
+        offset: int,
+        published_ms: int,
+        watermark_ms: int,
+        outcome: JoinOutcome,
     ) -> None:
-        """Takes an interaction that `accept_event` returned, and where its record stands."""
-        turn = Turn(event.user_id, state, outcome, watermark_ms)
+        """Takes an interaction as `accept` returned it, and where its record stands."""
+        event, user_id, event_id, _, encoded = accepted
+        assert isinstance(encoded, bytes)  # An interaction's.
+        turn = Turn(user_id, state, outcome, watermark_ms)
         if event.HasField("request"):
-            self._on_named(turn, event, record)
+            reference = event.request
+            given = Given(published_ms, event_id, partition, offset, encoded, reference.response_id)
+            self._on_named(turn, given, reference.request_id, reference.request_time_ms)
         elif self._settings.attribution_window_ms:
-            self._desk.take_unnamed(turn, _given(event, record, ""))
+            self._desk.take_unnamed(turn, Given(published_ms, event_id, partition, offset, encoded, ""))
         else:
             turn.count("skipped_events")
 
-    def _on_named(self, turn: Turn, event: BehaviourEvent, record: Record) -> None:
-        settings, reference = self._settings, event.request
-        given = _given(event, record, reference.response_id)
-        request_id, request_time_ms = reference.request_id, reference.request_time_ms
+    def _on_named(self, turn: Turn, given: Given, request_id: str, request_time_ms: int) -> None:
+        settings, published_ms = self._settings, given.published_ms
         due_ms, until_ms = request_time_ms + settings.label_window_ms, request_time_ms + settings.kept_ms
-        if given.published_ms < request_time_ms:
+        if published_ms < request_time_ms:
             turn.count("feedback_before_request")
-        elif given.published_ms > until_ms or turn.now_ms >= until_ms:
+        elif published_ms > until_ms or turn.now_ms >= until_ms:
             turn.too_late(given, request_id, request_time_ms, AFTER_REVISION_WINDOW)
-        elif given.published_ms > max(due_ms, turn.now_ms):
+        elif published_ms > due_ms and published_ms > turn.now_ms:
             self._desk.wait(turn, Waiting(given, due_ms, request_id))
         elif due_ms <= turn.now_ms:
             self._desk.revise(turn, Waiting(given, due_ms, request_id))
@@ -129,12 +137,13 @@ class ExampleJoin:
             known = request.feedback.get(given.event_id)
             if known is not None:
                 turn.count("duplicate_feedback")
+                if known <= given:
+                    return
             elif len(request.feedback) >= settings.limits.feedback_per_request:
                 turn.too_late(given, request_id, request_time_ms, OVER_LIMIT)
                 return
-            if known is None or given < known:
-                request.feedback[given.event_id] = given
-                self.values.put(turn, due_ms, due)
+            request.feedback[given.event_id] = given
+            self.values.put(turn, due_ms, due)
 
     def on_timer(self, state: PendingState, user_id: int, time_ms: int, outcome: JoinOutcome) -> None:
         """The watermark is at `time_ms`: a label time, the end of a request, or when feedback was published."""
@@ -172,7 +181,7 @@ class ExampleJoin:
 
     def _write_example(self, turn: Turn, request_id: str, request: Request, chosen: Chosen) -> None:
         settings, response = self._settings, chosen.response
-        candidates = memoryview(response.candidates.item_id).cast("Q")
+        candidates = ids(response.candidates.item_id)
         items = frozenset(candidates[row] for row in chosen.rows)
         if settings.attribution_window_ms:
             self._desk.attribute_unnamed(turn, self.values.user(turn), request_id, request, items)
@@ -192,17 +201,3 @@ class ExampleJoin:
         request.phase, request.example = Phase.WRITTEN, example.SerializeToString(deterministic=True)
         request.responses, request.impressions = {}, {}
         turn.outcome.examples.append((turn.user_id, request.example))
-
-
-def _given(event: BehaviourEvent, record: Record, response_id: str) -> Given:
-    it = event.interaction
-    # What is not 0 is there: to ask is slow, and most are not 0.
-    watch_ms, duration_ms = it.watch_ms, it.duration_ms
-    feedback = Feedback(
-        event.event_time_ms,
-        it.item_id,
-        it.action,
-        watch_ms if watch_ms or it.HasField("watch_ms") else -1,
-        duration_ms if duration_ms or it.HasField("duration_ms") else -1,
-    )
-    return Given(record.timestamp_ms, event.event_id, record.partition, record.offset, feedback, response_id)

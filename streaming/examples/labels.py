@@ -37,7 +37,10 @@ class Acted:
         """See `Rule`."""
         if self.actions is None:
             return bool(feedback)
-        return any(each.action in self.actions for each in feedback)
+        for each in feedback:  # noqa: SIM110 - a loop is faster than `any`, here and below
+            if each.action in self.actions:
+                return True
+        return False
 
 
 @dataclass(frozen=True)
@@ -55,15 +58,14 @@ class Watched:
 
     def holds(self, feedback: Sequence[Feedback]) -> bool:
         """See `Rule`."""
-        if self.of_duration:
-            said = [
-                each.watch_ms >= self.bound * each.duration_ms
-                for each in feedback
-                if each.watch_ms >= 0 and each.duration_ms > 0
-            ]
-        else:
-            said = [each.watch_ms >= self.bound for each in feedback if each.watch_ms >= 0]
-        return bool(said) and not any(said) if self.below else any(said)
+        said = False
+        for each in feedback:
+            if each.watch_ms < 0 or (self.of_duration and each.duration_ms <= 0):
+                continue
+            if each.watch_ms >= (self.bound * each.duration_ms if self.of_duration else self.bound):
+                return not self.below
+            said = True
+        return said and self.below
 
 
 @dataclass(frozen=True)
@@ -74,7 +76,10 @@ class AllOf:
 
     def holds(self, feedback: Sequence[Feedback]) -> bool:
         """See `Rule`."""
-        return all(rule.holds(feedback) for rule in self.rules)
+        for rule in self.rules:  # noqa: SIM110
+            if not rule.holds(feedback):
+                return False
+        return True
 
 
 @dataclass(frozen=True)
@@ -85,7 +90,10 @@ class AnyOf:
 
     def holds(self, feedback: Sequence[Feedback]) -> bool:
         """See `Rule`."""
-        return any(rule.holds(feedback) for rule in self.rules)
+        for rule in self.rules:  # noqa: SIM110
+            if rule.holds(feedback):
+                return True
+        return False
 
 
 @dataclass(frozen=True)
@@ -120,20 +128,19 @@ def label_targets(
         items: the targets' ids, each once.
         feedback: to any of them, or to others; in any order.
     """
-    of_item: dict[int, list[Feedback]] = {item: [] for item in items}
+    of_item: dict[int, list[Feedback]] = {}
     for each in feedback:
-        to_item = of_item.get(each.item_id)
-        if to_item is not None:
-            to_item.append(each)
+        of_item.setdefault(each.item_id, []).append(each)
+    # Most targets get no feedback at all, and what a rule says of none is the same for all of them.
+    given = [(row, of_item[item]) for row, item in enumerate(items) if item in of_item]
+    latest_ms = max((each.event_time_ms for _, to_item in given for each in to_item), default=0)
     labels = []
     for task in tasks:
-        until_ms = request_time_ms + task.window_ms
-        # Most targets get no feedback at all.
-        nothing = task.rule.holds(())
-        labels.append(
-            bytes(
-                task.rule.holds([each for each in given if each.event_time_ms <= until_ms]) if given else nothing
-                for given in of_item.values()
-            )
-        )
+        until_ms, holds = request_time_ms + task.window_ms, task.rule.holds
+        column = bytearray((holds(()),)) * len(items)
+        for row, to_item in given:
+            if latest_ms > until_ms:
+                to_item = [each for each in to_item if each.event_time_ms <= until_ms]
+            column[row] = holds(to_item)
+        labels.append(bytes(column))
     return labels

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from enum import IntEnum
 from typing import Final, NamedTuple, Protocol, Self
 
+from schemas.history import EVENT_BYTES, HAS_DURATION, HAS_WATCH, decode_event
 from streaming.examples.labels import Feedback
 from streaming.sequence.state import EVENT_ID_BYTES, StateError
 
@@ -21,8 +22,10 @@ USER_SLOT: Final = 0
 
 _IDENTITY_BYTES: Final = 16
 _COUNT: Final = struct.Struct("<I")
-#: event_id, published, partition, offset, and what `Feedback` has; then the response's id.
-_GIVEN: Final = struct.Struct("<16sqIqqQIqq")
+#: published, event_id, partition, offset, canonical encoding, and the bytes of the response's id, which follows.
+_GIVEN: Final = struct.Struct(f"<q16sIq{EVENT_BYTES}sB")
+_ITEM: Final = struct.Struct("<Q")
+_ITEM_AT: Final = 8
 _WAITING: Final = struct.Struct("<q")
 _SHOWN: Final = struct.Struct("<qqq")
 _SWEEP: Final = struct.Struct("<q")
@@ -45,8 +48,28 @@ class Given(NamedTuple):
     event_id: bytes
     partition: int
     offset: int
-    feedback: Feedback
+    #: As `schemas.history` has it: most feedback is looked into once, when labels are made.
+    encoded: bytes
     response_id: str
+
+    @property
+    def item_id(self) -> int:
+        """The item it is about."""
+        item_id: int
+        (item_id,) = _ITEM.unpack_from(self.encoded, _ITEM_AT)
+        return item_id
+
+    @property
+    def feedback(self) -> Feedback:
+        """As the rules see it."""
+        event_time_ms, item_id, _, action, _, watch_ms, duration_ms, fields = decode_event(self.encoded)
+        return Feedback(
+            event_time_ms,
+            item_id,
+            action,
+            watch_ms if fields & HAS_WATCH else -1,
+            duration_ms if fields & HAS_DURATION else -1,
+        )
 
 
 class Phase(IntEnum):
@@ -172,7 +195,7 @@ class UserPending:
         user = cls(stored=True)
         (user.sweep_ms,) = reader.fields(_SWEEP)
         for given in reader.given():
-            user.loose.setdefault(given.feedback.item_id, {})[given.event_id] = given
+            user.loose.setdefault(given.item_id, {})[given.event_id] = given
         for _ in range(reader.count()):
             given = reader.one_given()
             (due_ms,) = reader.fields(_WAITING)
@@ -196,8 +219,8 @@ def _blob(content: bytes) -> bytes:
 
 
 def _pack_given(given: Given) -> bytes:
-    published_ms, event_id, partition, offset, feedback, response_id = given
-    return _GIVEN.pack(event_id, published_ms, partition, offset, *feedback) + _text(response_id)
+    response_id = given.response_id.encode("ascii")
+    return _GIVEN.pack(*given[:-1], len(response_id)) + response_id
 
 
 class _Reader:
@@ -225,8 +248,8 @@ class _Reader:
         return self.take(self.take(1)[0]).decode("ascii")
 
     def one_given(self) -> Given:
-        event_id, published_ms, partition, offset, *feedback = _GIVEN.unpack(self.take(_GIVEN.size))
-        return Given(published_ms, event_id, partition, offset, Feedback(*feedback), self.text())
+        published_ms, event_id, partition, offset, encoded, length = _GIVEN.unpack(self.take(_GIVEN.size))
+        return Given(published_ms, event_id, partition, offset, encoded, self.take(length).decode("ascii"))
 
     def given(self) -> Iterator[Given]:
         for _ in range(self.count()):

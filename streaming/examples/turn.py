@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from schemas import SCHEMA_VERSION
+from schemas.history import HAS_DURATION, HAS_GROUP, HAS_SURFACE, HAS_WATCH, decode_event
 from schemas.v1.behaviour_pb2 import Interaction, RequestRef
 from schemas.v1.training_pb2 import LateFeedback
 from streaming.examples.build import Unusable
@@ -34,7 +35,7 @@ class JoinOutcome:
     timers: list[tuple[int, int]] = field(default_factory=list)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Turn:
     """One record or timer of one user."""
 
@@ -55,17 +56,19 @@ class Turn:
     def too_late(self, given: Given, request_id: str, request_time_ms: int, reason: str) -> None:
         """Feedback to `request_id`, "" where it is not known, that no example will have."""
         self.count(f"feedback_{reason}")
-        said = given.feedback
+        event_time_ms, item_id, group_id, action, surface, watch_ms, duration_ms, fields = decode_event(given.encoded)
         late = LateFeedback(
             schema_version=SCHEMA_VERSION,
             user_id=self.user_id,
             event_id=given.event_id,
-            event_time_ms=said.event_time_ms,
+            event_time_ms=event_time_ms,
             interaction=Interaction(
-                item_id=said.item_id,
-                action=said.action,
-                watch_ms=None if said.watch_ms < 0 else said.watch_ms,
-                duration_ms=None if said.duration_ms < 0 else said.duration_ms,
+                item_id=item_id,
+                action=action,
+                watch_ms=watch_ms if fields & HAS_WATCH else None,
+                duration_ms=duration_ms if fields & HAS_DURATION else None,
+                surface=surface if fields & HAS_SURFACE else None,
+                group_id=group_id if fields & HAS_GROUP else None,
             ),
             published_ms=given.published_ms,
             source_partition=given.partition,
@@ -103,7 +106,7 @@ class PendingValues:
     def due(self, turn: Turn, due_ms: int) -> DueRequests | None:
         """The user's requests with this label time."""
         slot = turn.user_id, due_ms
-        due = self._due.get(slot)
+        due = self._due.look(slot)
         if due is None:
             packed = turn.state.get(due_ms)
             if packed is not None:

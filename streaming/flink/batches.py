@@ -28,6 +28,8 @@ from streaming.sections import BatchSection
 
 #: Of a record: tag, bytes of key and value (-1: null), partition, offset, timestamp; then key and value.
 RECORD_HEAD: Final = struct.Struct(">iiiiqq")
+#: A batch of so many bytes is a watermark: one with records is longer.
+WATERMARK_BYTES: Final = 8
 #: Of a row: bytes of key and value; then these.
 ROW_HEAD: Final = struct.Struct(">ii")
 
@@ -42,15 +44,20 @@ def batch_type() -> TypeInformation:
     return Types.PRIMITIVE_ARRAY(Types.BYTE())
 
 
-def in_batches(records: KeyedStream, batch: BatchSection, uid: str) -> KeyedStream:
+def in_batches(records: KeyedStream, batch: BatchSection, uid: str, *, tell_watermarks: bool = False) -> KeyedStream:
     """A stream of `source.keyed_records` with its records in batches, each of one subtask and under its first record's
     key: the process function has to set the key of the others itself (`internals.KeySwitch`).
+
+    An empty batch comes before the state is saved.
+
+    Args:
+        tell_watermarks: each comes as a batch of its own (`told_watermark`), after the timers that it made due.
     """
     batches = generated_operator(
         records,
         "Batch",
         _source("Batch"),
-        [batch.max_records, batch.max_bytes, batch.max_delay_ms],
+        [batch.max_records, batch.max_bytes, batch.max_delay_ms, int(tell_watermarks)],
         Types.ROW([Types.LONG(), batch_type()]),
         uid,
     )
@@ -60,6 +67,11 @@ def in_batches(records: KeyedStream, batch: BatchSection, uid: str) -> KeyedStre
 def rows_of_batches(batches: DataStream, uid: str) -> DataStream:
     """The rows, of `sinks.output_type`, of a stream of `join_rows`' batches."""
     return generated_operator(batches, "Unbatch", _source("Unbatch"), [], output_type(), uid)
+
+
+def told_watermark(batch: bytes) -> int | None:
+    """The watermark that a batch tells, ms; None: it has records."""
+    return int.from_bytes(batch, "big", signed=True) if len(batch) == WATERMARK_BYTES else None
 
 
 def split_records(batch: bytes) -> Iterator[BatchedRecord]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from functools import lru_cache, partial
 from typing import Final
 
@@ -10,6 +10,7 @@ from google.protobuf.message import Message
 from pyflink.common.typeinfo import Types
 from pyflink.datastream import KeyedProcessFunction, OutputTag, RuntimeContext
 from pyflink.datastream.state import MapState, MapStateDescriptor
+from pyflink.datastream.timerservice import TimerService
 
 from schemas.limits import Limits
 from schemas.partitioner import user_key
@@ -17,17 +18,19 @@ from schemas.reasons import Rejected
 from schemas.topics import EVENTS, IMPRESSIONS, LATE_FEEDBACK, RESPONSES, Topic
 from streaming.dead_letters import Source, dead_letter
 from streaming.examples.accept import accept_impression, accept_response
+from streaming.examples.alarms import Alarm, Alarms
 from streaming.examples.build import Record
 from streaming.examples.join import ExampleJoin
 from streaming.examples.settings import ExampleSettings
 from streaming.examples.turn import JoinOutcome
-from streaming.flink.batches import split_records
+from streaming.flink.batches import split_records, told_watermark
 from streaming.flink.fresh_code import Shipped
 from streaming.flink.internals import KeySwitch, OutputRow
 from streaming.flink.metrics import EXAMPLE_COUNTERS, Metrics, reason_counter
 from streaming.flink.rows import message_row, wall_clock_ms
 from streaming.flink.sinks import output_type
-from streaming.sequence.accept import accept_event
+from streaming.sections import PendingSection
+from streaming.sequence.accept import accept
 
 STAGE: Final = "example_job"
 #: The job's inputs; a record's tag is its topic's place here.
@@ -73,24 +76,27 @@ class ExampleFunction(Shipped, KeyedProcessFunction):  # type: ignore[misc]
     """Batches of records in; examples out, late feedback and dead letters on the side, all `sinks.output_type`.
 
     Args:
-        cached_requests: see `ExampleJoin`.
+        kept: how much is kept in Python.
     """
 
-    def __init__(self, settings: ExampleSettings, limits: Limits, cached_requests: int) -> None:
+    def __init__(self, settings: ExampleSettings, limits: Limits, kept: PendingSection) -> None:
         self._settings = settings
         self._limits = limits
-        self._cached_requests = cached_requests
+        self._kept = kept
 
     def open(self, runtime_context: RuntimeContext) -> None:
         """Flink's hook: state and counters, on the TaskManager."""
         # Bytes in state are declared pickled: PRIMITIVE_ARRAY(BYTE) does not survive thread mode.
         descriptor = MapStateDescriptor("pending", Types.LONG(), Types.PICKLED_BYTE_ARRAY())
-        self._keys = KeySwitch(runtime_context, self._cached_requests)
+        self._keys = KeySwitch(runtime_context, self._kept.cached_requests)
         state = partial(FlinkPendingState, runtime_context.get_map_state(descriptor), self._keys)
-        self._state_of = lru_cache(maxsize=self._cached_requests)(state)
+        self._state_of = lru_cache(maxsize=self._kept.cached_requests)(state)
         self._metrics = Metrics(runtime_context, EXAMPLE_COUNTERS, ())
         self._publish_ms = 0
-        self._join = ExampleJoin(self._settings, self._cached_requests)
+        #: Whether watermarks and checkpoints are told, see `in_batches`.
+        self._batched = False
+        self._join = ExampleJoin(self._settings, self._kept.cached_requests)
+        self._alarms = Alarms(self._kept.cached_timers)
         self._dead_letters = {topic.name: dead_letter_tag(topic) for topic in (RESPONSES, IMPRESSIONS)}
         self._late_feedback = late_feedback_tag()
 
@@ -99,14 +105,21 @@ class ExampleFunction(Shipped, KeyedProcessFunction):  # type: ignore[misc]
         self._metrics.publish()
 
     def process_element(self, value: bytes, ctx: KeyedProcessFunction.Context) -> Iterator[object]:
-        """Flink's hook: one batch; an empty one comes before the state is saved."""
+        """Flink's hook: one batch, a watermark, or that the state is about to be saved."""
         self._keys.key_was_set()
+        timers = ctx.timer_service()
         if not value:
             self._join.values.flush()
+            self._hand_over(self._alarms.hand_over(), timers)
             self._metrics.publish()
             return
+        told_ms = told_watermark(value)
+        if told_ms is not None:
+            yield from self._ring(told_ms)
+            return
+        self._batched = True
         # No watermark passes within a batch.
-        watermark_ms = ctx.timer_service().current_watermark()
+        watermark_ms = timers.current_watermark()
         outcome = JoinOutcome()
         for tag, key, body, partition, offset, timestamp_ms in split_records(value):
             try:
@@ -118,7 +131,9 @@ class ExampleFunction(Shipped, KeyedProcessFunction):  # type: ignore[misc]
                 else:
                     source = Source(TOPICS[tag].name, partition, offset, timestamp_ms)
                     yield self._refuse(refused, source, key, body)
-        yield from self._emit(outcome, ctx)
+        yield from self._emit(outcome)
+        if self._alarms.full:
+            self._hand_over(self._alarms.hand_over(), timers)
         self._join.values.write_some()
         now_ms = wall_clock_ms()
         if now_ms >= self._publish_ms:
@@ -126,12 +141,35 @@ class ExampleFunction(Shipped, KeyedProcessFunction):  # type: ignore[misc]
             self._metrics.publish()
 
     def on_timer(self, timestamp: int, ctx: KeyedProcessFunction.OnTimerContext) -> Iterator[object]:
-        """Flink's hook: the watermark is where something is due."""
+        """Flink's hook: a timer that Flink has. They ring in order, and so do those here between them."""
         self._keys.key_was_set()
         user_id = int(ctx.get_current_key())
+        yield from self._ring(timestamp - 1)
         outcome = JoinOutcome()
         self._join.on_timer(self._state_of(user_id), user_id, timestamp, outcome)
-        yield from self._emit(outcome, ctx)
+        if not self._batched:
+            # Restored, and no record has come: nobody says yet when the state is saved.
+            self._join.values.flush()
+            self._hand_over(((time_ms, user_id) for _, time_ms in outcome.timers), ctx.timer_service())
+            outcome.timers.clear()
+        yield from self._emit(outcome)
+
+    def _ring(self, until_ms: int) -> Iterator[object]:
+        outcome = JoinOutcome()
+        for time_ms, user_id in self._alarms.ring(until_ms):
+            self._join.on_timer(self._state_of(user_id), user_id, time_ms, outcome)
+            self._set_alarms(outcome)
+        yield from self._emit(outcome)
+
+    def _hand_over(self, alarms: Iterable[Alarm], timers: TimerService) -> None:
+        for time_ms, user_id in alarms:
+            self._keys.enter(user_id)
+            timers.register_event_time_timer(time_ms)
+
+    def _set_alarms(self, outcome: JoinOutcome) -> None:
+        for user_id, time_ms in outcome.timers:
+            self._alarms.add((time_ms, user_id))
+        outcome.timers.clear()
 
     def _take(
         self,
@@ -145,12 +183,12 @@ class ExampleFunction(Shipped, KeyedProcessFunction):  # type: ignore[misc]
         outcome: JoinOutcome,
     ) -> None:
         if tag == _EVENT:
-            event = accept_event(key, body, partition, timestamp_ms, self._limits)
-            if not event.HasField("interaction"):
+            event = accept(key, body, partition, timestamp_ms, self._limits)
+            if not isinstance(event[4], bytes):
                 outcome.counts["other_events"] += 1
                 return
-            record = Record(partition, offset, timestamp_ms, b"")
-            self._join.on_feedback(self._state_of(event.user_id), event, record, watermark_ms, outcome)
+            state = self._state_of(event[1])
+            self._join.on_feedback(state, event, partition, offset, timestamp_ms, watermark_ms, outcome)
         elif tag == _RESPONSE:
             response = accept_response(key, body, partition, timestamp_ms, self._limits)
             self._join.on_response(self._state_of(response.user_id), response, watermark_ms, outcome)
@@ -160,11 +198,9 @@ class ExampleFunction(Shipped, KeyedProcessFunction):  # type: ignore[misc]
             record = Record(partition, offset, timestamp_ms, body)
             self._join.on_impression(self._state_of(impression.user_id), impression, record, watermark_ms, outcome)
 
-    def _emit(self, outcome: JoinOutcome, ctx: KeyedProcessFunction.Context) -> Iterator[object]:
+    def _emit(self, outcome: JoinOutcome) -> Iterator[object]:
         metrics = self._metrics
-        for user_id, timer_ms in outcome.timers:
-            self._keys.enter(user_id)
-            ctx.timer_service().register_event_time_timer(timer_ms)
+        self._set_alarms(outcome)
         for name, count in outcome.counts.items():
             metrics.add(name, count)
         metrics.add("examples", len(outcome.examples))

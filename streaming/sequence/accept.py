@@ -6,6 +6,7 @@ from typing import TypeAlias
 
 from schemas import SCHEMA_VERSION
 from schemas.acceptance import (
+    MAX_REQUEST_ID,
     accept_key,
     check_request_id,
     check_skew,
@@ -87,9 +88,15 @@ def accept(
 
 
 def _check_request(request: RequestRef, limits: Limits) -> None:
-    check_request_id("request.request_id", request.request_id)
-    check_request_id("request.response_id", request.response_id)
-    check_time("request.request_time_ms", request.request_time_ms, limits)
+    # As above: a check is called only where it will refuse.
+    request_id, response_id, time_ms = request.request_id, request.response_id, request.request_time_ms
+    if not (request_id and response_id and len(request_id) + len(response_id) <= MAX_REQUEST_ID) or not (
+        request_id.isascii() and response_id.isascii()
+    ):
+        check_request_id("request.request_id", request_id)
+        check_request_id("request.response_id", response_id)
+    if not limits.min_time_ms <= time_ms <= limits.max_time_ms:
+        check_time("request.request_time_ms", time_ms, limits)
 
 
 def _check_codes_and_ids(encoded: bytes, limits: Limits) -> None:

@@ -25,6 +25,7 @@ from streaming.examples.join import ExampleJoin
 from streaming.examples.labels import Acted, AllOf, Not, Task, Watched
 from streaming.examples.settings import ExampleSettings, JoinLimits
 from streaming.examples.turn import JoinOutcome
+from streaming.sequence.accept import accepted
 
 USER = 9
 START_MS = 1_750_000_000_000
@@ -216,8 +217,8 @@ class World:
                 record = Record(3, one.offset, one.published_ms, one.value)
                 self.join.on_impression(self.state, one.message(), record, self.watermark_ms, outcome)
             else:
-                record = Record(3, one.event, one.published_ms, b"")
-                self.join.on_feedback(self.state, one.message(), record, self.watermark_ms, outcome)
+                event = accepted(one.message())
+                self.join.on_feedback(self.state, event, 3, one.event, one.published_ms, self.watermark_ms, outcome)
         except Rejected as refused:
             self.refused.append(refused)
         self._book(outcome)

@@ -8,7 +8,7 @@ from importlib.resources import files
 from hypothesis import given
 from hypothesis import strategies as st
 
-from streaming.flink.batches import RECORD_HEAD, ROW_HEAD, join_rows, split_records
+from streaming.flink.batches import RECORD_HEAD, ROW_HEAD, WATERMARK_BYTES, join_rows, split_records, told_watermark
 
 SOMETHING = st.binary(max_size=40)
 INTS = st.integers(-(1 << 31), (1 << 31) - 1)
@@ -46,3 +46,11 @@ def test_both_sides_say_the_same_of_the_heads() -> None:
     for name, head in (("Batch", RECORD_HEAD), ("Unbatch", ROW_HEAD)):
         source = files("streaming.flink").joinpath("java", f"{name}.java").read_text()
         assert re.search(r"HEAD_BYTES = (\d+);", source)[1] == str(head.size)  # type: ignore[index]
+
+
+@given(records=RECORDS.filter(bool), watermark_ms=LONGS)
+def test_a_watermark_is_no_batch_of_records(
+    records: list[tuple[int, bytes | None, bytes | None, int, int, int]], watermark_ms: int
+) -> None:
+    assert told_watermark(batch_of(records)) is None
+    assert told_watermark(watermark_ms.to_bytes(WATERMARK_BYTES, "big", signed=True)) == watermark_ms

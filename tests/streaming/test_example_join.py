@@ -27,7 +27,6 @@ from join_world import (
 )
 
 from schemas.reasons import Reason
-from streaming.examples.labels import Feedback as Seen
 from streaming.examples.pending import (
     DueRequests,
     Given,
@@ -295,7 +294,7 @@ GIVEN = st.builds(
     ID,
     st.integers(0, 7),
     TIME,
-    st.builds(Seen, TIME, TIME, st.integers(0, 65_535), st.integers(-1, 1 << 32), st.integers(-1, 1 << 32)),
+    st.binary(min_size=41, max_size=41),
     NAME | st.just(""),
 )
 GIVENS = st.lists(GIVEN, max_size=3, unique_by=lambda given: given.event_id)
@@ -313,7 +312,7 @@ REQUEST = st.builds(
 def loose(givens: list[Given]) -> dict[int, dict[bytes, Given]]:
     found: dict[int, dict[bytes, Given]] = {}
     for each in givens:
-        found.setdefault(each.feedback.item_id, {})[each.event_id] = each
+        found.setdefault(each.item_id, {})[each.event_id] = each
     return found
 
 

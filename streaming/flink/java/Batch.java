@@ -21,6 +21,7 @@ public class Batch extends TableStreamOperator
     private final int maxRecords;
     private final int maxBytes;
     private final long maxDelayMs;
+    private final boolean tellsWatermarks;
 
     private byte[] buffer;
     private ByteBuffer head;
@@ -38,6 +39,7 @@ public class Batch extends TableStreamOperator
         maxRecords = ((Integer) references[0]).intValue();
         maxBytes = ((Integer) references[1]).intValue();
         maxDelayMs = ((Integer) references[2]).longValue();
+        tellsWatermarks = ((Integer) references[3]).intValue() != 0;
         grow(maxBytes);
         setup(task, config, output);
         setProcessingTimeService(processingTimeService);
@@ -114,10 +116,15 @@ public class Batch extends TableStreamOperator
         super.prepareSnapshotPreBarrier(checkpointId);
     }
 
-    // A record never comes after a watermark that it came before.
+    // A record never comes after a watermark that it came before. Eight bytes tell the function that the watermark has
+    // passed and Flink's timers have rung; before the first batch there is nothing that it could be told for.
     public void processWatermark(Watermark mark) throws Exception {
         flush();
         super.processWatermark(mark);
+        if (tellsWatermarks && lastKey != null) {
+            byte[] time = ByteBuffer.allocate(8).putLong(mark.getTimestamp()).array();
+            output.collect(new StreamRecord(Row.of(new Object[] {lastKey, time}), firstTimestamp));
+        }
     }
 
     public void finish() throws Exception {
