@@ -12,7 +12,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
-from kafka import KafkaConsumer, KafkaProducer, TopicPartition
+from kafka import KafkaAdminClient, KafkaConsumer, KafkaProducer, TopicPartition
+from kafka.structs import OffsetAndMetadata
 
 from infra.cluster.local import LocalCluster
 from infra.flink_rest import FlinkRest
@@ -79,6 +80,15 @@ class JobRunner:
         self.submitted.add(found[1])
         self.flink.wait_running(found[1])
         return found[1]
+
+    def rewind(self, group: str, topics: Iterable[Topic]) -> None:
+        """The group, of which no job runs, begins again with the first records."""
+        partitions = [TopicPartition(topic.name, number) for topic in topics for number in range(topic.partitions)]
+        admin = KafkaAdminClient(bootstrap_servers=self.bootstrap)
+        try:
+            admin.alter_group_offsets(group, {one: OffsetAndMetadata(0, "", -1) for one in partitions})
+        finally:
+            admin.close()
 
     def produce(self, records: Iterable[Record]) -> list[tuple[int, int]]:
         """Sends in order; (partition, offset) of each."""

@@ -15,6 +15,7 @@ from schemas.reasons import Reason
 from schemas.topics import (
     DEAD_LETTER_TOPICS,
     EVENTS,
+    EXAMPLE_JOB_GROUP,
     EXAMPLES,
     HEARTBEAT_KEY,
     IMPRESSIONS,
@@ -231,7 +232,8 @@ def test_scrambled_inputs_give_every_example_once(jobs: JobRunner) -> None:
     (late,) = jobs.read(LATE_FEEDBACK, until=bool)
     assert LateFeedback.FromString(late.value).request.request_id == requests[0].request_id
     jobs.flink.stop_with_savepoint(job)
-    check(jobs.read(EXAMPLES, isolation_level="read_committed"), requests)
+    first = jobs.read(EXAMPLES, isolation_level="read_committed")
+    check(first, requests)
 
     letters = [
         DeadLetter.FromString(record.value)
@@ -251,6 +253,14 @@ def test_scrambled_inputs_give_every_example_once(jobs: JobRunner) -> None:
     for letter in letters:
         if letter.reason in (Reason.RESPONSE_MISSING, Reason.UNKNOWN_CANDIDATE):
             assert Impression.FromString(letter.value).request_id in {one.request_id for one in requests if one.refused}
+
+    # The same topics again, from their beginnings: the same bytes, after those that are there.
+    jobs.rewind(EXAMPLE_JOB_GROUP, (EVENTS, RESPONSES, IMPRESSIONS))
+    again = jobs.submit("example_job", SETTINGS)
+    jobs.read(EXAMPLES, until=lambda records: len(records) >= 2 * len(first), isolation_level="read_committed")
+    jobs.flink.stop_with_savepoint(again)
+    both = Counter(record.value for record in jobs.read(EXAMPLES, isolation_level="read_committed"))
+    assert both == Counter({record.value: 2 for record in first})
 
 
 def test_a_killed_taskmanager_neither_loses_nor_doubles_an_example(jobs: JobRunner) -> None:

@@ -14,7 +14,7 @@ from schemas.limits import Limits
 from schemas.partitioner import partition_of, user_key
 from schemas.reasons import Reason, Rejected
 from schemas.topics import PARTITIONS
-from schemas.v1.ranking_pb2 import Candidates, RankingRequest, Stamp
+from schemas.v1.ranking_pb2 import Candidates, FeatureColumn, RankingRequest, Stamp
 from scorer.serving.desk import Ledger
 from scorer.serving.requests import Arrival, Unanswerable, check_tasks, parse_request
 from scorer.serving.responses import response_id
@@ -87,6 +87,7 @@ def test_what_names_no_request_has_nobody_to_answer(record, reason):
         (Candidates(item_id=ids(1, 0)), Reason.ID_OUT_OF_RANGE),
         (Candidates(item_id=ids(1, 1 << 63)), Reason.ID_OUT_OF_RANGE),
         (Candidates(item_id=ids(1), group_id=ids(1 << 63)), Reason.ID_OUT_OF_RANGE),
+        (Candidates(item_id=ids(1, 2), features=[FeatureColumn(name="a", int64=ids(1))]), Reason.MALFORMED_COLUMNS),
     ],
 )
 def test_candidates_that_cannot_be_scored_are_answered_with_why(candidates, reason):
@@ -94,6 +95,12 @@ def test_candidates_that_cannot_be_scored_are_answered_with_why(candidates, reas
         parse_request(arrival(candidates=candidates), LIMITS)
     assert caught.value.reason == reason
     assert caught.value.message.request_id == "r"
+
+
+def test_a_context_that_cannot_be_logged_is_answered_with_why():
+    with pytest.raises(Unanswerable) as caught:
+        parse_request(arrival(context=[FeatureColumn(name="place", int64=ids(1, 2))]), LIMITS)
+    assert caught.value.reason == Reason.MALFORMED_COLUMNS
 
 
 def test_tasks_are_the_models():
@@ -115,12 +122,13 @@ def test_a_response_id_names_request_candidates_history_and_model():
     others = {
         response_id("s", both, stamp, "v"),
         response_id("r", Candidates(item_id=b"ab"), stamp, "v"),
+        response_id("r", Candidates(item_id=b"a", group_id=b"b", features=[FeatureColumn(name="a")]), stamp, "v"),
         response_id("r", both, Stamp(epoch=1, first_seq_no=1, seq_no=2, digest=4), "v"),
         response_id("r", both, Stamp(epoch=1, first_seq_no=2, seq_no=2, digest=3), "v"),
         response_id("r", both, stamp, "w"),
         response_id("r", both, None, "v"),
     }
-    assert len(others | {base}) == 7
+    assert len(others | {base}) == 8
 
 
 @given(st.lists(st.tuples(st.sampled_from(["admit", "sent", "acked", "take"]), st.integers(0, 9), st.integers(1, 3))))

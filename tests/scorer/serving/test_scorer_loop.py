@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 
+import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -16,6 +17,7 @@ from schemas.v1.ranking_pb2 import (
     RESPONSE_STATUS_INVALID,
     RESPONSE_STATUS_OK,
     Candidates,
+    FeatureColumn,
 )
 from scorer.serving.settings import ServingSettings
 from scorer.serving.transport import TransportError
@@ -66,6 +68,17 @@ def test_a_user_without_history_is_scored_with_an_empty_one(scorer):
     assert response.status == RESPONSE_STATUS_OK
     assert (response.stamp.epoch, response.stamp.seq_no, response.stamp.length) == (0, 0, 0)
     assert response.scores[0].scores == scorer.expected(response, 0)
+
+
+def test_features_and_context_come_back_as_they_were_sent(scorer):
+    items, ages = np.array([10, 20], "<u8").tobytes(), np.array([0.5, 2.0], "<f4").tobytes()
+    candidates = Candidates(item_id=items, features=[FeatureColumn(name="age", float32=ages)])
+    context = [FeatureColumn(name="hour", int64=np.array([7], "<i8").tobytes())]
+    scorer.start().ask(USER, "r", candidates=candidates, context=context)
+    scorer.turns()
+    (response,) = scorer.responses
+    assert response.candidates == candidates
+    assert list(response.context) == context
 
 
 def test_a_request_waits_for_its_history_and_blocks_no_other(scorer, log, job):
