@@ -102,7 +102,8 @@ def _request(
         newest: the user's newest update, serialised.
     """
     items = rng.integers(1, 1 << 62, _CANDIDATES, dtype=np.uint64)
-    items[0] = event.interaction.item_id
+    # What is shown is new to the user, as it is to most people who are shown something.
+    event.interaction.item_id = int(items[0])
     columns = [
         FeatureColumn(name="shows", int64=rng.integers(0, 1_000, _CANDIDATES).astype("<i8").tobytes()),
         FeatureColumn(name="rate", float32=rng.random(_CANDIDATES).astype("<f4").tobytes()),
