@@ -180,7 +180,7 @@ class User:
         "seeds",
         "skip",
         "times",
-        "undecided",
+        "unnumbered",
         "user_id",
         "whole",
         "window",
@@ -202,9 +202,9 @@ class User:
         self.seeds: tuple[BehaviourEvent, ...] = ()
         self.seed_done = b""
         self.named: list[Named] = []
-        #: Feedback without a reference, of events of which it cannot be known whether they were numbered:
-        #: published_ms, event_id, row.
-        self.undecided: list[tuple[int, bytes, bytes]] = []
+        #: Feedback without a reference, of events that came again or of which it cannot be known whether they were
+        #: numbered: published_ms, event_id, row, offset.
+        self.unnumbered: list[tuple[int, bytes, bytes, int]] = []
         #: The histories go on in a way that cannot be known: a SEED or an ERASE came to what is not known whole.
         self.lost = False
         #: All ids are known that make an event a duplicate.

@@ -77,7 +77,7 @@ def attributed(
 def _unnamed(user: User, items: Mapping[int, object], from_ms: int, until_ms: int) -> Iterator[Act]:
     """The feedback to these items that names no request, published from <= time <= until."""
     named, unpack = {each.offset for each in user.named}, ROW.unpack_from
-    for published_ms, event_id, row in user.undecided:
+    for published_ms, event_id, row, _ in user.unnumbered:
         act = act_of(published_ms, event_id, row)
         if act.item_id in items and from_ms <= published_ms <= until_ms:
             yield act

@@ -134,8 +134,7 @@ class Histories:
                 window[event_id] = None
                 if len(window) == remembered:
                     self.duplicates += 1
-                    if keep_named and event.HasField("request"):
-                        user.named.append(_named(event, encode_row(event), offset, time_ms))
+                    self._keep_feedback(user, event, offset, time_ms)
                     continue
                 if remembered == window_events:
                     del window[next(iter(window))]
@@ -245,12 +244,16 @@ class Histories:
         self.undecided += 1
         # Its id may stand elsewhere among those that the job remembers, or nowhere.
         del user.window[event.event_id]
+        self._keep_feedback(user, event, offset, time_ms)
+
+    def _keep_feedback(self, user: User, event: BehaviourEvent, offset: int, time_ms: int) -> None:
+        """Of an event without a number."""
         if not self._keep_named:
             return
         if event.HasField("request"):
             user.named.append(_named(event, encode_row(event), offset, time_ms))
         else:
-            user.undecided.append((time_ms, event.event_id, encode_row(event)))
+            user.unnumbered.append((time_ms, event.event_id, encode_row(event), offset))
 
     def _reset(self, user: User, event: BehaviourEvent, place: Place, findings: Findings) -> None:
         """An ERASE, a SEED, or what a dead letter should have refused."""

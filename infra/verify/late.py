@@ -94,6 +94,9 @@ def _event_at(user: User, offset: int) -> Named | None:
     for named in user.named:
         if named.offset == offset:
             return named
+    for published_ms, event_id, row, at in user.unnumbered:
+        if at == offset:
+            return Named(published_ms, event_id, row, offset, "", "", 0)
     for epoch in user.epochs.values():
         if offset in epoch.offsets:
             at = epoch.offsets.index(offset)

@@ -193,8 +193,18 @@ def program(rng: random.Random) -> list[tuple[str, int, object]]:
 
 
 def job_over(records: list[tuple[str, int, object]], rng: random.Random, config: ExampleJobConfig) -> Job:
-    """The records in an order in which none is behind the watermark, which moves as they come."""
-    job, waiting = Job(config), sorted(records, key=lambda record: record[1] + rng.randrange(500))
+    """The records in an order in which none is behind the watermark, which moves as they come.
+
+    What is published again comes after the first: of two copies that change places, the join knows the one that comes
+    first, and which impression they belong to may depend on it.
+    """
+    arrivals: dict[int, int] = {}
+    places = []
+    for number, (_, published_ms, message) in enumerate(records):
+        arrival = max(published_ms + rng.randrange(500), arrivals.get(id(message), 0) + 1)
+        arrivals[id(message)] = arrival
+        places.append((arrival, number))
+    job, waiting = Job(config), [records[number] for _, number in sorted(places)]
     while waiting:
         one = waiting.pop(0)
         job.take(*one)
