@@ -23,8 +23,9 @@ _BUNDLED = REPOSITORY / "tests" / "data" / "gitlog_small"
 @click.option("--log", type=click.Path(exists=True, file_okay=False, path_type=Path), default=_BUNDLED, help="The log.")
 @click.option("--fraction", default=1.0, show_default=True, help="Only the log's first part, by requests.")
 @click.option("--home", type=click.Path(file_okay=False), help="Everything lies below it [./.longrank/demo].")
-@click.option("--seed", default=7, show_default=True, help="Of the disturbances.")
-def command(log: Path, fraction: float, home: str | None, seed: int) -> None:
+@click.option("--seed", default=7, show_default=True, help="Of the disturbances and kills.")
+@click.option("--kills", default=0, show_default=True, help="Processes to kill under way, of Flink, Kafka and scorer.")
+def command(log: Path, fraction: float, home: str | None, seed: int, kills: int) -> None:
     """Bring up Kafka, Flink and a scorer, replay a log, retrain, reload, replay the rest, verify, report, take down.
 
     Exits with 1 if `verify` finds a mismatch or a disturbance is not accounted for.
@@ -36,7 +37,7 @@ def command(log: Path, fraction: float, home: str | None, seed: int) -> None:
     steps = Steps(console)
     where = home_dir(home) if home else home_dir(None) / "demo"
     behaviour = open_log(log)
-    settings = DemoSettings(home=where, seed=seed)
+    settings = DemoSettings(home=where, seed=seed, kills=kills)
     with run_loop(behaviour.head(fraction), settings, steps) as loop, steps.step("report"):
         report = summarise(loop, steps.seconds)
     print_report(report, console)

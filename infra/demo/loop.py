@@ -20,8 +20,10 @@ from rich.console import Console
 
 from infra.cluster.local import LocalCluster
 from infra.cluster.plan import UpOptions
+from infra.demo.kills import TASKMANAGERS, Kill, Killer, draw_kills
 from infra.demo.scorer_process import ScorerProcess
 from infra.errors import InfraError
+from infra.flink_job import FlinkJob
 from infra.flink_rest import FlinkRest
 from infra.logs.behaviour_log import BehaviourLog
 from infra.replay.application import Application, ReplaySettings
@@ -38,6 +40,9 @@ SEQUENCE_CONFIG: Final = Path(__file__).with_name("sequence_job.yaml")
 EXAMPLE_CONFIG: Final = Path(__file__).with_name("example_job.yaml")
 RETRAIN_CONFIG: Final = Path(__file__).with_name("retrain.yaml")
 _EXAMPLES_PATIENCE_S: Final = 120.0
+#: Without news for so long, a replay has failed; more where parts of the loop are killed.
+_CALM_STALL_S: Final = 60.0
+_STALL_S: Final = 240.0
 _POLL_S: Final = 0.5
 
 
@@ -50,6 +55,8 @@ class DemoSettings:
     retrain_after: float = 0.7
     seed: int = 7
     disturbances: DisturbanceSettings = field(default_factory=DisturbanceSettings)
+    #: Processes of the loop that die while it replays.
+    kills: int = 0
 
 
 @dataclass
@@ -61,7 +68,7 @@ class Loop:
     cluster: LocalCluster
     rest: FlinkRest
     bootstrap: str
-    jobs: dict[str, str]
+    jobs: dict[str, FlinkJob]
     scorer: ScorerProcess
     application: Application
     plan: DisturbancePlan
@@ -72,6 +79,7 @@ class Loop:
     retrained: str
     retrain: dict[str, Any]
     verify: dict[str, Any]
+    kills: list[Kill]
     #: Where in log time the replay paused for the retrain; requests from then on met the retrained model.
     pause_ms: int
 
@@ -127,20 +135,21 @@ def run_loop(log: BehaviourLog, settings: DemoSettings, steps: Steps) -> Iterato
                 initialised = pool.submit(
                     _longrank, home, "bundle", "init", "--preset", "tiny", "--registry", str(home / "registry")
                 )
-                info = cluster.up(UpOptions(taskmanagers=2, short_lived=True), fresh=True)
+                info = cluster.up(UpOptions(taskmanagers=TASKMANAGERS, short_lived=True), fresh=True)
                 apply_topics(info.bootstrap, replay=True)
-                rest = FlinkRest(info.rest_url)
-                submitted = {
-                    name: pool.submit(_submit, home, info.bootstrap, rest, f"{name}_job.py", config)
+                jobs = {
+                    name: FlinkJob(cluster, f"{name}_job", ["--config", str(config)])
                     for name, config in (("sequence", SEQUENCE_CONFIG), ("example", EXAMPLE_CONFIG))
                 }
+                submitted = [pool.submit(job.start, 1) for job in jobs.values()]
                 initialised.result()
                 scorer = stack.enter_context(
                     ScorerProcess(
                         info.bootstrap, home / "registry", home / "store", home / "logs" / "scorer.log", home=home
                     )
                 )
-                jobs = {name: job.result() for name, job in submitted.items()}
+                for started in submitted:
+                    started.result()
             scorer.wait_ready()
         untrained = _current(home)
 
@@ -152,7 +161,19 @@ def run_loop(log: BehaviourLog, settings: DemoSettings, steps: Steps) -> Iterato
             sequence_config.record_limits(),
             run_id=f"demo-{settings.seed}",
         )
-        driver = ReplayDriver(application, info.bootstrap)
+        killer = Killer(
+            draw_kills(settings.kills, len(log.arrival_ms), np.random.default_rng([settings.seed, 1])),
+            cluster,
+            list(jobs.values()),
+            scorer,
+            steps.console.print,
+        )
+        driver = ReplayDriver(
+            application,
+            info.bootstrap,
+            stall_seconds=_STALL_S if settings.kills else _CALM_STALL_S,
+            on_turn=lambda: killer.strike(application.counts.events),
+        )
         stack.callback(driver.close)
         pause_ms = int(log.request_time_ms[int(len(log.request_time_ms) * settings.retrain_after)])
         label_window_ms = example_config.label_window_ms
@@ -178,7 +199,7 @@ def run_loop(log: BehaviourLog, settings: DemoSettings, steps: Steps) -> Iterato
             settings=settings,
             log=log,
             cluster=cluster,
-            rest=rest,
+            rest=FlinkRest(info.rest_url),
             bootstrap=info.bootstrap,
             jobs=jobs,
             scorer=scorer,
@@ -191,19 +212,9 @@ def run_loop(log: BehaviourLog, settings: DemoSettings, steps: Steps) -> Iterato
             retrained=retrain["version"],
             retrain=retrain,
             verify=json.loads(verdict.splitlines()[-1]),
+            kills=killer.done,
             pause_ms=pause_ms,
         )
-
-
-def _submit(home: Path, bootstrap: str, rest: FlinkRest, job: str, config: Path) -> str:
-    argv = ["run", "-d", f"streaming/{job}", "--config", str(config), "--bootstrap", bootstrap]
-    output = _run(home, [_script("flink"), *argv], (0,))
-    marker = "JobID "
-    if marker not in output:
-        raise InfraError(f"flink run streaming/{job} named no job: {output[-500:]}")
-    job_id = output.split(marker, 1)[1].split()[0]
-    rest.wait_running(job_id)
-    return job_id
 
 
 def _script(name: str) -> str:

@@ -33,15 +33,20 @@ class ScorerProcess:
         self._log = log
         self.metrics_port = choose_ports({"metrics": 0}, {})["metrics"]
         log.parent.mkdir(parents=True, exist_ok=True)
+        self._home = home
         argv = [sys.executable, "-m", "infra.cli", "serve", "--device", "cpu", "--bootstrap", bootstrap]
         argv += ["--registry", str(registry), "--store", str(store), "--metrics-port", str(self.metrics_port)]
-        with log.open("ab") as file:
-            self._process = subprocess.Popen(
-                argv,
+        self._argv = argv
+        self._process = self._start()
+
+    def _start(self) -> subprocess.Popen[bytes]:
+        with self._log.open("ab") as file:
+            return subprocess.Popen(
+                self._argv,
                 stdin=subprocess.DEVNULL,
                 stdout=file,
                 stderr=file,
-                env={**os.environ, MARKER: str(home)} if home else None,
+                env={**os.environ, MARKER: str(self._home)} if self._home else None,
             )
 
     def __enter__(self) -> Self:
@@ -70,6 +75,12 @@ class ScorerProcess:
             f"did not take up model {version}",
             timeout_s,
         )
+
+    def kill_and_restart(self) -> None:
+        """SIGKILL, and another one with the same store in its place; `wait_ready` waits for it."""
+        self._process.kill()
+        self._process.wait()
+        self._process = self._start()
 
     def stop(self) -> int:
         """SIGTERM, which drains; SIGKILL if that takes too long. Returns the exit code."""

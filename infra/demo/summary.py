@@ -50,6 +50,7 @@ def summarise(loop: Loop, seconds: dict[str, float]) -> RunReport:
         quality=tuple(_quality(loop)),
         bytes_per_user=_bytes_per_user(loop),
         accounts=tuple(_accounts(loop)),
+        kills=tuple(f"{kill.victim} after {kill.at_event:,} events" for kill in loop.kills),
         verify=loop.verify,
         retrain={
             "requests": loop.retrain["requests"],
@@ -90,7 +91,7 @@ def _accounts(loop: Loop) -> Iterator[Account]:
 def _bytes_per_user(loop: Loop) -> dict[str, float]:
     users = loop.log.users
     sizes: dict[str, float] = {}
-    state = loop.rest.checkpoints(loop.jobs["sequence"]).latest_size_bytes
+    state = loop.rest.checkpoints(loop.jobs["sequence"].job_id).latest_size_bytes
     if state is not None:
         sizes["state (checkpoint)"] = state / users
     newest = {record.key: len(record.value) for record in read_bounded(loop.bootstrap, SNAPSHOTS.name)}

@@ -62,10 +62,13 @@ class ReplayDriver:
         *,
         clock: Callable[[], float] = time.perf_counter,
         stall_seconds: float = 60.0,
+        on_turn: Callable[[], None] = lambda: None,
     ) -> None:
+        """`on_turn` is called between sending and reading back, again and again."""
         self._application = application
         self._clock = clock
         self._stall_seconds = stall_seconds
+        self._on_turn = on_turn
         self.timings = ReplayTimings()
         self._sent_at: dict[bytes | str, float] = {}
         self._failures: list[BaseException] = []
@@ -109,6 +112,7 @@ class ReplayDriver:
             self._send(self._application.admit(limit, flush=at_end))
             if self._application.idle and self._application.exhausted(until_ms):
                 break
+            self._on_turn()
             if self._read_back() or self._application.idle:
                 last_news = self._clock()
             elif self._clock() - last_news > self._stall_seconds:

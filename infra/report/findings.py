@@ -52,6 +52,8 @@ class RunReport(_Frozen):
     bytes_per_user: dict[str, float]
     quality: tuple[Quality, ...]
     accounts: tuple[Account, ...]
+    #: What was killed while it ran, and after how many events.
+    kills: tuple[str, ...] = ()
     verify: dict[str, Any]
     retrain: dict[str, Any]
     #: Samples for the plots: name -> values.

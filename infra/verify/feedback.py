@@ -52,15 +52,13 @@ def attributed(
         choices: of the user's requests, where something was shown.
         window_ms: an impression is at most so old when the feedback is published.
     """
-    # item -> (age, request time, request_id, response_id): the largest is the one it belongs to. And: does it count?
-    shown: dict[int, dict[tuple[int, int, str, str], bool]] = defaultdict(dict)
+    # item -> (age, request time, request_id, response_id): the largest is the one it belongs to.
+    shown: dict[int, set[tuple[int, int, str, str]]] = defaultdict(set)
     for request_id, of_request in pages.items():
-        choice = choices.get(request_id)
-        usable = set() if choice is None else {page.identity for page in choice.pages}
         for page in of_request:
             order = (max(page.time_ms, page.request_time_ms), page.request_time_ms, request_id, page.response_id)
             for item in page.items:
-                shown[item][order] = shown[item].get(order, False) or page.identity in usable
+                shown[item].add(order)
     found: dict[str, list[Act]] = defaultdict(list)
     ages = [order[0] for of_item in shown.values() for order in of_item]
     for act in _unnamed(user, shown, min(ages, default=0), max(ages, default=0) + window_ms):
@@ -68,9 +66,10 @@ def attributed(
         orders = shown[act.item_id]
         possible = [order for order in orders if earliest_ms <= order[0] <= latest_ms]
         if possible:
-            newest = max(possible)
-            if orders[newest]:
-                found[newest[2]].append(act)
+            _, _, request_id, response_id = max(possible)
+            choice = choices.get(request_id)
+            if choice is not None and choice.response.response_id == response_id:
+                found[request_id].append(act)
     return found
 
 

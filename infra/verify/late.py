@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 
-from infra.verify.epochs import Named, User
+from infra.verify.epochs import Named, User, encode_row
 from infra.verify.feedback import act_of
 from infra.verify.findings import Findings
 from infra.verify.histories import Histories
@@ -12,6 +12,7 @@ from infra.verify.records import Batches, Place
 from infra.verify.rules import ExampleRules
 from infra.verify.selection import Selection
 from schemas.topics import EVENTS, HEARTBEAT_KEY, LATE_FEEDBACK
+from schemas.v1.behaviour_pb2 import BehaviourEvent
 from schemas.v1.training_pb2 import LateFeedback
 
 _REASONS = frozenset(("after_revision_window", "over_limit"))
@@ -68,16 +69,14 @@ def _check(user: User | None, late: LateFeedback, place: Place, findings: Findin
         source = f"{EVENTS.name}/{late.source_partition}/{late.source_offset}"
         findings.expect(False, "late_feedback_of_no_event", place, late.user_id, f"{source} is no feedback of the user")
         return
-    act, it = act_of(event.published_ms, event.event_id, event.row), late.interaction
+    act = act_of(event.published_ms, event.event_id, event.row)
+    row = encode_row(BehaviourEvent(event_time_ms=late.event_time_ms, interaction=late.interaction))
     # Of attributed feedback, the reference says what it was attributed to.
     wanted_request = event.request_id or late.request.request_id
     for field, found, wanted in (
         ("event_id", late.event_id, act.event_id),
         ("event_time_ms", late.event_time_ms, act.acted_ms),
-        ("item_id", it.item_id, act.item_id),
-        ("action", it.action, act.action),
-        ("watch_ms", it.watch_ms if it.HasField("watch_ms") else None, act.watch_ms),
-        ("duration_ms", it.duration_ms if it.HasField("duration_ms") else None, act.duration_ms),
+        ("interaction", row.hex(), event.row.hex()),
         ("published_ms", late.published_ms, act.published_ms),
         ("request_id", late.request.request_id, wanted_request),
     ):

@@ -128,7 +128,7 @@ class _Run:
         self._ranges = {topic: reader.ranges(topic.name) for topic in (*LIVE_TOPICS, *DEAD_LETTER_TOPICS.values())}
 
     def dead_letters(self) -> tuple[_Letters, Counter[str]]:
-        """Where the refused records stood, and how many there are of each reason."""
+        """Where the refused records stood, and how many records were refused for each reason."""
         topics = list(DEAD_LETTER_TOPICS.values())
         letters: _Letters = defaultdict(lambda: defaultdict(dict))
         reasons: Counter[str] = Counter()
@@ -140,8 +140,9 @@ class _Run:
                 for batch in self._read(topic, partition, bar):
                     for _, _, _, value in batch:
                         letter = DeadLetter.FromString(value)
-                        reasons[letter.reason] += 1
                         of_partition = letters[letter.source_topic][letter.source_partition]
+                        # At least once, as its readers know.
+                        reasons[letter.reason] += letter.source_offset not in of_partition
                         of_partition[letter.source_offset] = letter.reason
         return letters, reasons
 

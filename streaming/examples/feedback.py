@@ -21,9 +21,8 @@ class FeedbackDesk:
     def take_unnamed(self, turn: Turn, given: Given) -> None:
         """Feedback that names no request has come."""
         user = self._values.user(turn)
-        item_id, event_id = given.item_id, given.event_id
-        if event_id in user.waiting or event_id in user.loose.get(item_id, ()):
-            turn.count("duplicate_feedback")
+        item_id = given.item_id
+        if self._is_known(turn, user, given):
             return
         if len(user) >= self._settings.limits.unattributed_per_user:
             turn.too_late(given, "", 0, OVER_LIMIT)
@@ -44,15 +43,29 @@ class FeedbackDesk:
     def wait(self, turn: Turn, waiting: Waiting) -> None:
         """Feedback will take effect when the watermark is where it was published."""
         user, given = self._values.user(turn), waiting.given
-        if given.event_id in user.waiting:
-            turn.count("duplicate_feedback")
-        elif len(user) >= self._settings.limits.unattributed_per_user:
+        if self._is_known(turn, user, given):
+            return
+        if len(user) >= self._settings.limits.unattributed_per_user:
             request_time_ms = waiting.due_ms - self._settings.label_window_ms
             turn.too_late(given, waiting.request_id, request_time_ms, OVER_LIMIT)
         else:
             user.waiting[given.event_id] = waiting
             turn.wake(given.published_ms)
             self._values.put_user(turn, user)
+
+    def _is_known(self, turn: Turn, user: UserPending, given: Given) -> bool:
+        """Whether this event is here as it was published first; if it was published later than this time, it goes."""
+        of_item = user.loose.get(given.item_id, {})
+        waiting = user.waiting.get(given.event_id)
+        known = waiting.given if waiting is not None else of_item.get(given.event_id)
+        if known is None:
+            return False
+        turn.count("duplicate_feedback")
+        if known <= given:
+            return True
+        user.waiting.pop(given.event_id, None)
+        of_item.pop(given.event_id, None)
+        return False
 
     def attribute_unnamed(
         self, turn: Turn, user: UserPending, request_id: str, request: Request, items: frozenset[int]

@@ -14,11 +14,11 @@ import pytest
 from infra.bench.faults.kills import Kill, Victim
 from infra.bench.faults.run import RunSettings, TrafficRun
 from infra.bench.faults.traffic import TrafficSettings
-from infra.bench.faults.waiting import wait_until
 from infra.cluster.local import LocalCluster
 from infra.cluster.plan import UpOptions
 from infra.flink_rest import TERMINAL_STATES, FlinkRest
 from infra.topics import recreate_topics
+from infra.waiting import wait_until
 
 pytestmark = pytest.mark.cluster
 

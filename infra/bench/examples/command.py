@@ -48,9 +48,9 @@ def command(
 ) -> None:
     """The example job against two that only pass records on, on a cluster of its own: one slot, RocksDB.
 
-    A request is a response of 40 candidates, an impression of 20 and ten events; the tasks are the shipped ones. Rates
-    are records of all three topics, per second with one slot and per CPU second of its TaskManager; bytes of an example;
-    and the size of the state over a long replay.
+    A request is a response of 40 candidates, an impression of 20 and ten events; the tasks are the shipped ones.
+    Measured are records of all three topics per second with one slot and per CPU second of its TaskManager; bytes of an
+    example; and the size of the state over a long replay.
     """
     # What this started must end with it, however it is asked to end: unwind instead of dying where it stands.
     for number in (signal.SIGTERM, signal.SIGHUP):

@@ -1,5 +1,5 @@
-"""What a job costs that does nothing, written as one writes PyFlink: the example job's sources, keying and sink, and one
-Python function between them that takes a record and yields it.
+"""What a job costs that does nothing, written as one writes PyFlink: the example job's sources, keying and sink, and
+one Python function between them that takes a record and yields it.
 
 flink run infra/bench/examples/passthrough_job.py --bootstrap localhost:9092
 """

@@ -12,8 +12,8 @@ from kafka import KafkaProducer
 from kafka.errors import KafkaTimeoutError
 
 from infra.bench.faults.traffic import Traffic
-from infra.bench.faults.waiting import PATIENCE_S, wait_until
 from infra.errors import InfraError
+from infra.waiting import PATIENCE_S, wait_until
 
 #: How long a client of the harness waits at most before it tries a broker that was away again: its own slowness must
 #: not pass for the job's.

@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Final, Self
 
-from infra.bench.faults.job import SequenceJob
 from infra.bench.faults.judgement import Verdict, Written, judge
 from infra.bench.faults.kills import Kill, Victim
 from infra.bench.faults.publisher import Publisher
@@ -17,6 +16,7 @@ from infra.bench.faults.traffic import Traffic, TrafficSettings
 from infra.bench.faults.watcher import Watcher
 from infra.cluster.local import LocalCluster
 from infra.cluster.state import BROKER, JOBMANAGER, taskmanager
+from infra.flink_job import SequenceJob
 from schemas.topics import DEAD_LETTER_TOPICS, EVENTS, SNAPSHOTS, UPDATES, Topic
 from scorer.landing.bounded import Landed, read_bounded
 from streaming.config import SequenceJobConfig, load_config

@@ -12,8 +12,8 @@ from kafka import KafkaConsumer, TopicPartition
 
 from infra.bench.faults.publisher import RECONNECT_MS
 from infra.bench.faults.traffic import Traffic
-from infra.bench.faults.waiting import wait_until
 from infra.errors import InfraError
+from infra.waiting import wait_until
 from schemas.digest import resets_of
 from schemas.topics import PARTITIONS, SNAPSHOTS, UPDATES
 from schemas.v1.sequence_pb2 import SequenceSnapshot, SequenceUpdate

@@ -15,11 +15,11 @@ import click
 from kafka import KafkaProducer
 from rich.progress import Progress
 
-from infra.bench.faults.job import SequenceJob
 from infra.bench.fuzz.account import Account, account
 from infra.bench.fuzz.records import fuzzed_records
 from infra.cluster.local import LocalCluster
 from infra.cluster.plan import UpOptions
+from infra.flink_job import SequenceJob
 from infra.progress import progress_bars
 from infra.seed.publish import Span, spans, wait_applied
 from infra.topics import apply_topics

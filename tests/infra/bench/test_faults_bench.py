@@ -12,9 +12,9 @@ from infra.bench.faults.bench import FaultsReport, FaultsSettings
 from infra.bench.faults.judgement import Verdict, Written, judge
 from infra.bench.faults.kills import Victim, draw_kills
 from infra.bench.faults.traffic import Traffic, TrafficSettings
-from infra.bench.faults.waiting import wait_until
 from infra.commands.bench import BENCHES, command
 from infra.errors import InfraError
+from infra.waiting import wait_until
 from schemas.limits import Limits
 from schemas.reasons import Rejected
 from schemas.topics import DEAD_LETTER_TOPICS, EVENTS, SNAPSHOTS, UPDATES

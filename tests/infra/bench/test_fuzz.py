@@ -77,7 +77,7 @@ def test_every_record_is_accounted_for(topics) -> None:
     # All that can happen to a record of this topic has happened.
     assert min(found.accepted, found.duplicates, found.erased, found.seed_parts, found.seeded, found.heartbeats) > 0
     never_events = {"no_candidates", "too_many_candidates", "malformed_columns", "unknown_candidate", "unknown_task"}
-    never_events |= {"response_missing", "digest_mismatch", "conflicting_impression"}
+    never_events |= {"response_missing", "digest_mismatch", "conflicting_impression", "over_limit"}
     assert found.by_reason.keys() == {reason.value for reason in Reason} - never_events
 
 

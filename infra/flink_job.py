@@ -1,4 +1,4 @@
-"""The sequence job as an operator handles it: `flink run`, the last retained checkpoint, stop with a savepoint."""
+"""A job as an operator handles it: `flink run`, the last retained checkpoint, stop with a savepoint."""
 
 from __future__ import annotations
 
@@ -10,28 +10,33 @@ from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
 
-from infra.bench.faults.waiting import wait_until
 from infra.cluster.local import LocalCluster
 from infra.errors import InfraError
 from infra.flink_rest import TERMINAL_STATES, FlinkRest
+from infra.waiting import wait_until
 
 
-class SequenceJob:
+class FlinkJob:
     """One job on a local cluster, through restarts of all that carries it.
 
     The local JobManager has no high availability: killed, it forgets its jobs. What an operator does then can be done
     here, too: start Flink again, `flink run -s` from the job's last retained checkpoint.
     """
 
-    def __init__(self, cluster: LocalCluster, settings: Sequence[str]) -> None:
-        """`settings`: see the attribute."""
+    def __init__(self, cluster: LocalCluster, name: str, arguments: Sequence[str] = ()) -> None:
+        """`name`: of the module in `streaming`; `arguments`: of the job's command line, besides --bootstrap."""
         self._cluster = cluster
-        #: `section.key=value`, each for the job's --set; of the next start, when changed.
-        self.settings = list(settings)
+        self._file = _job_file(name)
+        self._arguments = list(arguments)
         self.job_id = ""
         self.parallelism = 0
         #: The checkpoint or savepoint that the running job started from.
         self.started_from: str | None = None
+
+    @property
+    def arguments(self) -> list[str]:
+        """Of the next start."""
+        return self._arguments
 
     @property
     def rest(self) -> FlinkRest:
@@ -47,8 +52,7 @@ class SequenceJob:
         wait_until(lambda: self.rest.overview()["slots-available"] >= parallelism, f"{parallelism} free slots")
         argv = [str(Path(sys.executable).with_name("flink")), "run", "-d", "-p", str(parallelism)]
         argv += ["-s", restore_from] if restore_from else []
-        argv += [str(_job_file()), "--bootstrap", self._cluster.info().bootstrap]
-        argv += [word for setting in self.settings for word in ("--set", setting)]
+        argv += [str(self._file), "--bootstrap", self._cluster.info().bootstrap, *self.arguments]
         environment = os.environ | {"LONGRANK_HOME": str(self._cluster.home)}
         done = subprocess.run(
             argv, env=environment, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False
@@ -113,8 +117,23 @@ class SequenceJob:
             raise InfraError(f"job {self.job_id} is {state}: {self.rest.why(self.job_id)}")
 
 
-def _job_file() -> Path:
-    spec = find_spec("streaming.sequence_job")
+class SequenceJob(FlinkJob):
+    """The sequence job, configured by single keys."""
+
+    def __init__(self, cluster: LocalCluster, settings: Sequence[str]) -> None:
+        """`settings`: see the attribute."""
+        super().__init__(cluster, "sequence_job")
+        #: `section.key=value`, each for the job's --set; of the next start, when changed.
+        self.settings = list(settings)
+
+    @property
+    def arguments(self) -> list[str]:
+        """Of the next start."""
+        return [word for setting in self.settings for word in ("--set", setting)]
+
+
+def _job_file(name: str) -> Path:
+    spec = find_spec(f"streaming.{name}")
     assert spec is not None, "the job is a module of this checkout"
     assert spec.origin is not None
     return Path(spec.origin)
