@@ -161,8 +161,8 @@ def program(rng: random.Random) -> list[tuple[str, int, object]]:
                 **common,
                 response_id=f"s{response}",
                 impression_time_ms=shown_ms,
-                # An item that no response has; and nobody's feedback is to it.
-                item_id=column(items if rng.random() < 0.9 else [99]),
+                # With an item that no response has, it is not usable.
+                item_id=column(items if rng.random() < 0.8 else [*items, 99]),
                 first_position=rng.randrange(3),
             )
             records.append(("impression", shown_ms, message))
@@ -189,21 +189,13 @@ def program(rng: random.Random) -> list[tuple[str, int, object]]:
         if rng.random() < 0.1:
             # The application publishes it again.
             records.append(("feedback", published_ms + rng.randrange(1_000), message))
+            rng.shuffle(records)
     return records
 
 
 def job_over(records: list[tuple[str, int, object]], rng: random.Random, config: ExampleJobConfig) -> Job:
-    """The records in an order in which none is behind the watermark, which moves as they come.
-
-    What is published again comes after the first: of two copies that change places, the join knows the one that comes
-    first, and which impression they belong to may depend on it.
-    """
-    arrivals: dict[int, int] = {}
-    places = []
-    for number, (_, published_ms, message) in enumerate(records):
-        arrival = max(published_ms + rng.randrange(500), arrivals.get(id(message), 0) + 1)
-        arrivals[id(message)] = arrival
-        places.append((arrival, number))
+    """The records in an order in which none is behind the watermark, which moves as they come."""
+    places = [(published_ms + rng.randrange(500), number) for number, (_, published_ms, _) in enumerate(records)]
     job, waiting = Job(config), [records[number] for _, number in sorted(places)]
     while waiting:
         one = waiting.pop(0)
