@@ -68,6 +68,8 @@ def build_dataset(
         max_unresolved: largest share of examples whose stamps may fail to resolve otherwise than by an erasure; those
             are left out and counted.
 
+    The tasks have the weights of the newest request.
+
     Raises:
         UnresolvedError: the share is larger, with the outcomes.
         ValueError: an example lacks a task.
@@ -121,6 +123,7 @@ def build_dataset(
         counts.append(len(item))
     dataset = RankingDataset(
         tasks=tuple(tasks),
+        task_weights=_weights(kept[-1][0], tasks) if kept else (),
         events=decode_events(bytes(rows)),
         event_seq_no=np.concatenate([*seq_nos, np.empty(0, np.uint64)]),
         history_begin=np.array(begins, dtype=np.int64),
@@ -135,6 +138,12 @@ def build_dataset(
         labels=np.concatenate([*labels, np.empty((0, len(tasks)), np.uint8)]),
     )
     return dataset, outcomes
+
+
+def _weights(newest: TrainingExample, tasks: Sequence[str]) -> tuple[float, ...]:
+    """As the label rules say them now; examples from before there were weights have none, which is 1."""
+    by_task = {labels.task: labels.weight for labels in newest.labels}
+    return tuple(by_task[task] or 1.0 for task in tasks)
 
 
 def _labels(

@@ -51,6 +51,8 @@ class RankingDataset:
     #: 0 or 1, uint8 [T, tasks].
     labels: NDArray[np.uint8]
     tasks: tuple[str, ...]
+    #: Of each task in the loss; none: 1 for all.
+    task_weights: tuple[float, ...] = ()
 
     def __post_init__(self) -> None:
         events, requests, targets = len(self.events), len(self.request_time_ms), len(self.target_item_id)
@@ -74,6 +76,8 @@ class RankingDataset:
                 raise ValueError(f"dataset: {name} is {array.dtype} {array.shape}, must be {dtype} {shape}")
         if not self.tasks:
             raise ValueError("dataset: no tasks")
+        if len(self.task_weights) not in (0, len(self.tasks)):
+            raise ValueError(f"dataset: {len(self.task_weights)} weights of {len(self.tasks)} tasks")
         if self.target_offsets[0] != 0 or self.target_offsets[-1] != targets:
             raise ValueError(f"dataset: target_offsets must run from 0 to {targets}")
         self._refuse("a request without targets", np.diff(self.target_offsets) <= 0)
@@ -147,7 +151,7 @@ class RankingDataset:
         directory.mkdir(parents=True, exist_ok=True)
         for name in _array_names():
             np.save(directory / f"{name}.npy", getattr(self, name), allow_pickle=False)
-        meta = {"version": _VERSION, "tasks": list(self.tasks)}
+        meta = {"version": _VERSION, "tasks": self.tasks, "task_weights": self.task_weights}
         (directory / _META_NAME).write_text(json.dumps(meta) + "\n")
 
     @classmethod
@@ -165,8 +169,8 @@ class RankingDataset:
             name: np.load(directory / f"{name}.npy", mmap_mode="r" if name == "events" else None, allow_pickle=False)
             for name in _array_names()
         }
-        return cls(**arrays, tasks=tuple(meta["tasks"]))
+        return cls(**arrays, tasks=tuple(meta["tasks"]), task_weights=tuple(meta["task_weights"]))
 
 
 def _array_names() -> list[str]:
-    return [field.name for field in fields(RankingDataset) if field.name != "tasks"]
+    return [field.name for field in fields(RankingDataset) if field.name not in ("tasks", "task_weights")]

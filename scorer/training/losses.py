@@ -7,7 +7,9 @@ from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits
 
 
-def ranking_losses(logits_TA: Tensor, labels_TA: Tensor, request_T: Tensor, requests: int) -> tuple[Tensor, Tensor]:
+def ranking_losses(
+    logits_TA: Tensor, labels_TA: Tensor, request_T: Tensor, requests: int, weights_A: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
     """(binary, listwise), each summed over the tasks and meant to be added with a weight.
 
     binary: the mean over a request's targets, then over the requests. listwise: the cross-entropy between the softmax
@@ -16,17 +18,19 @@ def ranking_losses(logits_TA: Tensor, labels_TA: Tensor, request_T: Tensor, requ
 
     Args:
         request_T: which of the `requests` each target belongs to.
+        weights_A: of the tasks in both sums; None: 1 for all.
     """
+    tasks = logits_TA.shape[1]
+    weights_A = torch.ones(tasks) if weights_A is None else weights_A
     counts_R = torch.zeros(requests).index_add(0, request_T, torch.ones(len(request_T)))
     per_target_TA = binary_cross_entropy_with_logits(logits_TA, labels_TA, reduction="none")
-    binary = (per_target_TA.sum(1) / counts_R[request_T]).sum() / requests
+    binary = ((per_target_TA * weights_A).sum(1) / counts_R[request_T]).sum() / requests
 
-    tasks = logits_TA.shape[1]
     index_TA = request_T[:, None].expand(-1, tasks)
     highest_RA = torch.full((requests, tasks), -torch.inf).scatter_reduce(0, index_TA, logits_TA.detach(), "amax")
     shifted_TA = logits_TA - highest_RA[request_T]
     total_RA = torch.zeros(requests, tasks).index_add(0, request_T, shifted_TA.exp())
     log_share_TA = shifted_TA - total_RA.log()[request_T]
     positives_RA = torch.zeros(requests, tasks).index_add(0, request_T, labels_TA)
-    listwise = -(log_share_TA * labels_TA / positives_RA.clamp_min(1.0)[request_T]).sum() / requests
+    listwise = -(log_share_TA * labels_TA * weights_A / positives_RA.clamp_min(1.0)[request_T]).sum() / requests
     return binary, listwise

@@ -133,11 +133,12 @@ def _gradients(
     """
     parameters = list(model.parameters())
     requests = sum(map(len, groups))
+    weights_A = torch.tensor(dataset.task_weights or (1.0,) * len(dataset.tasks))
 
     def share(part: list[NDArray[np.int64]]) -> tuple[float, float, tuple[Tensor, ...]]:
         step = collate(dataset, part, lengths, model.features)
         logits_PA = score_grouped(model, step.history, step.targets, step.context, step.groups)
-        binary, listwise = ranking_losses(logits_PA[step.slot], step.labels, step.request, step.requests)
+        binary, listwise = ranking_losses(logits_PA[step.slot], step.labels, step.request, step.requests, weights_A)
         weight = step.requests / requests
         loss = weight * (binary + settings.listwise_weight * listwise)
         gradients = torch.autograd.grad(loss, parameters)

@@ -93,6 +93,15 @@ def test_shared_events_are_held_once() -> None:
     assert dataset.labels.tolist() == [[1], [1]] * 49
 
 
+def test_tasks_have_the_weights_of_the_newest_request() -> None:
+    examples = [example("old", 1), example("new", 3), example("older", 2)]
+    for message, weight in zip(examples, (0.25, 0.5, 4.0), strict=True):
+        message.labels[0].weight = weight
+    assert build_dataset(examples, resolve, ["touch"], max_unresolved=0)[0].task_weights == (0.5,)
+    # From before there were weights.
+    assert build_dataset([example("a", 1)], resolve, ["touch"], max_unresolved=0)[0].task_weights == (1.0,)
+
+
 def test_stamps_that_disagree_about_an_event_are_refused() -> None:
     def forked(user: int, stamp: Stamp) -> bytes:
         return history_bytes(user + stamp.seq_no, stamp.first_seq_no, stamp.seq_no)

@@ -21,10 +21,13 @@ def assert_equal(one: RankingDataset, two: RankingDataset) -> None:
 
 
 def test_saved_and_loaded_is_the_same(tmp_path: Path) -> None:
-    DATASET.save(tmp_path / "dataset")
+    weighted = replace(DATASET, task_weights=(1.0, 0.5))
+    weighted.save(tmp_path / "dataset")
     loaded = RankingDataset.load(tmp_path / "dataset")
-    assert_equal(loaded, DATASET)
+    assert_equal(loaded, weighted)
     assert loaded.tasks == ("touch", "like")
+    with pytest.raises(ValueError, match="1 weights of 2 tasks"):
+        replace(DATASET, task_weights=(1.0,))
 
 
 def test_an_empty_dataset_is_one(tmp_path: Path) -> None:

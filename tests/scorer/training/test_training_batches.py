@@ -135,6 +135,15 @@ def test_losses_are_means_over_targets_then_requests() -> None:
     torch.testing.assert_close(listwise, -(one[0] + (two[1] + two[2]) / 2) / 2)
 
 
+def test_tasks_count_by_their_weights() -> None:
+    logits, labels = torch.randn(5, 2), torch.tensor([[1.0, 0], [0, 1], [0, 1], [1, 1], [1, 0]])
+    request = torch.tensor([0, 0, 1, 1, 1])
+    both = ranking_losses(logits, labels, request, 2, torch.tensor([0.25, 3.0]))
+    first, second = (ranking_losses(logits[:, [task]], labels[:, [task]], request, 2) for task in (0, 1))
+    for weighted, one, two in zip(both, first, second, strict=True):
+        torch.testing.assert_close(weighted, 0.25 * one + 3.0 * two)
+
+
 def test_a_request_without_a_positive_adds_nothing_to_the_listwise_loss() -> None:
     logits = torch.tensor([[0.3], [-1.2]], requires_grad=True)
     _, listwise = ranking_losses(logits, torch.zeros(2, 1), torch.zeros(2, dtype=torch.int64), 1)
