@@ -10,14 +10,11 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Callable, Hashable
 from itertools import islice
-from typing import Final, Generic, TypeVar
+from typing import Generic, TypeVar
 
 K = TypeVar("K", bound=Hashable)
 P = TypeVar("P")
 V = TypeVar("V")
-
-#: So few that it costs a full batch little; more than a batch's changes where batches are small.
-_WRITTEN_TOGETHER: Final = 32
 
 
 class WriteBack(Generic[K, P, V]):
@@ -26,10 +23,12 @@ class WriteBack(Generic[K, P, V]):
     Args:
         kept: how many; with 0, every change is written at once.
         write: puts a value where it belongs.
+        together: how many `write_some` writes.
     """
 
-    def __init__(self, kept: int, write: Callable[[P, K, V], None]) -> None:
+    def __init__(self, kept: int, write: Callable[[P, K, V], None], together: int) -> None:
         self._limit = kept
+        self._together = together
         self._write_value = write
         self._kept: OrderedDict[K, V] = OrderedDict()
         #: Those of them that differ from the state, and where they belong; who has waited longest comes first.
@@ -76,7 +75,7 @@ class WriteBack(Generic[K, P, V]):
 
     def write_some(self) -> None:
         """Writes those that have waited longest: called now and then, it leaves less for `flush` to stop for."""
-        for key in list(islice(self._unwritten, _WRITTEN_TOGETHER)):
+        for key in list(islice(self._unwritten, self._together)):
             self._write(key)
 
     def flush(self) -> None:

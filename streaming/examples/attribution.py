@@ -19,7 +19,7 @@ def attribute(shown: Iterable[Shown], given: Given, window_ms: int) -> Shown | N
     return max(possible, key=lambda each: each[:5]) if possible else None
 
 
-def sweep(user: UserPending, time_ms: int, settings: ExampleSettings) -> int:
+def drop_old(user: UserPending, time_ms: int, settings: ExampleSettings) -> int:
     """Drops what no request can want any more once the watermark is at `time_ms`; and returns how much feedback that
     was."""
     dropped = 0
@@ -35,11 +35,12 @@ def sweep(user: UserPending, time_ms: int, settings: ExampleSettings) -> int:
     return dropped
 
 
-def next_sweep_ms(user: UserPending, time_ms: int, settings: ExampleSettings) -> int:
-    """When to sweep next; 0: there is nothing to be swept. Not for every single one that expires."""
+def last_end_ms(user: UserPending, settings: ExampleSettings) -> int:
+    """When all that the user has can be dropped; 0: there is nothing."""
     ends = [shown_until_ms(each, settings) for each in user.shown]
     ends += [loose_until_ms(each, settings) for of_item in user.loose.values() for each in of_item.values()]
-    return max(min(ends), time_ms + settings.label_window_ms // 2 + 1) if ends else 0
+    ends += [due_ms - settings.label_window_ms + settings.kept_ms for due_ms in user.dues]
+    return max(ends, default=0)
 
 
 def loose_until_ms(given: Given, settings: ExampleSettings) -> int:

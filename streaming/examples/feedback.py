@@ -3,12 +3,17 @@ the states handed in."""
 
 from __future__ import annotations
 
+from typing import Final
+
 from schemas.v1.training_pb2 import TrainingExample
-from streaming.examples.attribution import attribute, loose_until_ms, next_sweep_ms, sweep
+from streaming.examples.attribution import attribute, drop_old, last_end_ms, loose_until_ms, shown_until_ms
 from streaming.examples.build import counting_feedback, ids, next_version
-from streaming.examples.pending import Given, Phase, Request, UserPending, Waiting
+from streaming.examples.pending import Given, Phase, Request, Shown, UserPending, Waiting
 from streaming.examples.settings import ExampleSettings
 from streaming.examples.turn import AFTER_REVISION_WINDOW, OVER_LIMIT, PendingValues, Turn
+
+#: So many of a user's impressions come before the old ones among them are looked for.
+_SWEPT_TOGETHER: Final = 32
 
 
 class FeedbackDesk:
@@ -24,7 +29,7 @@ class FeedbackDesk:
         item_id = given.item_id
         if self._is_known(turn, user, given):
             return
-        if len(user) >= self._settings.limits.unattributed_per_user:
+        if self._is_full(turn, user):
             turn.too_late(given, "", 0, OVER_LIMIT)
             return
         # Of what it may belong to, is something written before it takes effect?
@@ -45,13 +50,30 @@ class FeedbackDesk:
         user, given = self._values.user(turn), waiting.given
         if self._is_known(turn, user, given):
             return
-        if len(user) >= self._settings.limits.unattributed_per_user:
+        if self._is_full(turn, user):
             request_time_ms = waiting.due_ms - self._settings.label_window_ms
             turn.too_late(given, waiting.request_id, request_time_ms, OVER_LIMIT)
         else:
             user.waiting[given.event_id] = waiting
             turn.wake(given.published_ms)
             self._values.put_user(turn, user)
+
+    def note_shown(self, turn: Turn, shown: Shown) -> None:
+        """An impression has come, to which feedback may belong."""
+        user = self._values.user(turn)
+        user.shown.append(shown)
+        if len(user.shown) % _SWEPT_TOGETHER == 0:
+            self._drop(turn, user)
+        self._values.put_user(turn, user, shown_until_ms(shown, self._settings))
+
+    def _is_full(self, turn: Turn, user: UserPending) -> bool:
+        if len(user) < self._settings.limits.unattributed_per_user:
+            return False
+        self._drop(turn, user)
+        return len(user) >= self._settings.limits.unattributed_per_user
+
+    def _drop(self, turn: Turn, user: UserPending) -> None:
+        turn.count("feedback_unattributed", drop_old(user, turn.now_ms, self._settings))
 
     def _is_known(self, turn: Turn, user: UserPending, given: Given) -> bool:
         """Whether this event is here as it was published first; if it was published later than this time, it goes."""
@@ -104,20 +126,32 @@ class FeedbackDesk:
             request.feedback[given.event_id] = given
 
     def on_timer(self, turn: Turn) -> None:
-        """Whatever was published until now takes effect, before the examples of now are written: it may be theirs. What
-        is too old is dropped."""
-        settings, user = self._settings, self._values.user(turn)
+        """Whatever was published until now takes effect, before the examples of now are written: it may be theirs."""
+        user = self._values.user(turn)
         ready = sorted(each for each in user.waiting.values() if each.given.published_ms <= turn.now_ms)
         for waiting in ready:
             del user.waiting[waiting.given.event_id]
             self._settle(turn, user, waiting, written_ms=turn.now_ms - 1)
-        swept = 0 < user.sweep_ms <= turn.now_ms
-        if swept:
-            turn.count("feedback_unattributed", sweep(user, turn.now_ms, settings))
-            user.sweep_ms = next_sweep_ms(user, turn.now_ms, settings)
+        if ready:
+            self._values.put_user(turn, user)
+
+    def sweep(self, turn: Turn) -> None:
+        """After the examples of now are written: requests that have ended are released; and, when it is time, what is
+        too old of the user's own is dropped."""
+        settings = self._settings
+        revised_for_ms = settings.kept_ms - settings.label_window_ms
+        dues = self._values.user(turn).dues
+        for due_ms in sorted(each for each in dues if each + revised_for_ms <= turn.now_ms):
+            due = self._values.due(turn, due_ms)
+            assert due is not None  # The user's own names it.
+            self._values.release(turn, due_ms, due)
+        user = self._values.user(turn)
+        if 0 < user.sweep_ms <= turn.now_ms:
+            self._drop(turn, user)
+            # Not for every single one that ends: the last of them.
+            user.sweep_ms = last_end_ms(user, settings)
             if user.sweep_ms:
                 turn.wake(user.sweep_ms)
-        if ready or swept:
             self._values.put_user(turn, user)
 
     def _keep_loose(self, turn: Turn, user: UserPending, given: Given) -> None:
@@ -139,7 +173,7 @@ class FeedbackDesk:
             turn.count("feedback_unattributed")
         elif found.due_ms > written_ms:
             self._keep_loose(turn, user, given)
-        elif given.published_ms > found.request_time_ms + self._settings.kept_ms:
+        elif max(given.published_ms - 1, written_ms) >= found.request_time_ms + self._settings.kept_ms:
             turn.too_late(given, found.request_id, found.request_time_ms, AFTER_REVISION_WINDOW)
         else:
             given = given._replace(response_id=found.response_id)

@@ -11,7 +11,6 @@ from hashlib import blake2b
 
 from schemas.reasons import Reason, Rejected
 from schemas.v1.ranking_pb2 import RESPONSE_STATUS_INVALID, Impression, RankingResponse
-from streaming.examples.attribution import shown_until_ms
 from streaming.examples.build import Chosen, Record, choose, counting_feedback, first_version, ids
 from streaming.examples.feedback import FeedbackDesk
 from streaming.examples.pending import DueRequests, Given, PendingState, Phase, Request, Shown, Waiting
@@ -49,7 +48,8 @@ class ExampleJoin:
             outcome.counts["late_response"] += 1
             return
         turn = Turn(response.user_id, state, outcome, watermark_ms)
-        due, request = self.values.open(turn, due_ms, response.request_id)
+        until_ms = response.request_time_ms + self._settings.kept_ms
+        due, request = self.values.open(turn, due_ms, until_ms, response.request_id)
         kept = RankingResponse(
             response_id=response.response_id,
             candidates=response.candidates,
@@ -80,7 +80,7 @@ class ExampleJoin:
             outcome.counts["late_impression"] += 1
             return
         turn = Turn(impression.user_id, state, outcome, watermark_ms)
-        due, request = self.values.open(turn, due_ms, request_id)
+        due, request = self.values.open(turn, due_ms, impression.request_time_ms + settings.kept_ms, request_id)
         identity = blake2b(record.value, digest_size=16).digest()
         known, packed = request.impressions.get(identity), record.pack()
         if known is not None:
@@ -92,11 +92,11 @@ class ExampleJoin:
             self.values.put(turn, due_ms, due)
         if known is None and settings.attribution_window_ms:
             time_ms = max(impression.impression_time_ms, impression.request_time_ms)
-            items = frozenset(ids(impression.item_id))
-            shown = Shown(time_ms, impression.request_time_ms, due_ms, request_id, impression.response_id, items)
-            user = self.values.user(turn)
-            user.shown.append(shown)
-            self.values.put_user(turn, user, shown_until_ms(shown, settings))
+            item_id, response_id = impression.item_id, impression.response_id
+            items = frozenset(ids(item_id))
+            self._desk.note_shown(
+                turn, Shown(time_ms, impression.request_time_ms, due_ms, request_id, response_id, items, item_id)
+            )
 
     def on_feedback(
         self,
@@ -133,7 +133,7 @@ class ExampleJoin:
         elif due_ms <= turn.now_ms:
             self._desk.revise(turn, Waiting(given, due_ms, request_id))
         else:
-            due, request = self.values.open(turn, due_ms, request_id)
+            due, request = self.values.open(turn, due_ms, until_ms, request_id)
             known = request.feedback.get(given.event_id)
             if known is not None:
                 turn.count("duplicate_feedback")
@@ -147,17 +147,12 @@ class ExampleJoin:
 
     def on_timer(self, state: PendingState, user_id: int, time_ms: int, outcome: JoinOutcome) -> None:
         """The watermark is at `time_ms`: a label time, the end of a request, or when feedback was published."""
-        settings, turn = self._settings, Turn(user_id, state, outcome, time_ms)
-        if settings.revision_window_ms or settings.attribution_window_ms:
-            self._desk.on_timer(turn)
+        turn = Turn(user_id, state, outcome, time_ms)
+        self._desk.on_timer(turn)
         due = self.values.due(turn, time_ms)
         if due is not None:
             self._write_examples(turn, due)
-        if settings.revision_window_ms:
-            ended_ms = time_ms - settings.kept_ms + settings.label_window_ms
-            ended = self.values.due(turn, ended_ms)
-            if ended is not None:
-                self.values.release(turn, ended_ms, ended)
+        self._desk.sweep(turn)
 
     def _write_examples(self, turn: Turn, due: DueRequests) -> None:
         settings, due_ms = self._settings, turn.now_ms
@@ -175,7 +170,6 @@ class ExampleJoin:
                 self._write_example(turn, request_id, request, chosen)
         if settings.kept_ms > settings.label_window_ms and due.requests:
             self.values.put(turn, due_ms, due)
-            turn.wake(due_ms - settings.label_window_ms + settings.kept_ms)
         else:
             self.values.release(turn, due_ms, due)
 

@@ -106,7 +106,9 @@ class Shown(NamedTuple):
     due_ms: int
     request_id: str
     response_id: str
+    #: The items, and their column: uint64 little-endian.
     items: frozenset[int]
+    item_id: bytes
 
 
 class Waiting(NamedTuple):
@@ -161,13 +163,15 @@ class DueRequests:
 class UserPending:
     """What concerns no single request of the user."""
 
+    #: The label times of the requests that are in the state.
+    dues: set[int] = field(default_factory=set)
     #: item -> event_id -> feedback that names no request, until the requests that may have shown the item are due.
     loose: dict[int, dict[bytes, Given]] = field(default_factory=dict)
     #: event_id -> feedback published after the label time of its request, until it takes effect.
     waiting: dict[bytes, Waiting] = field(default_factory=dict)
     #: To which feedback may be attributed.
     shown: list[Shown] = field(default_factory=list)
-    #: When the registered timer fires that drops what is too old; 0: none is registered.
+    #: When the timer fires that drops what is left then and too old; 0: there is none.
     sweep_ms: int = 0
     stored: bool = False
 
@@ -177,15 +181,16 @@ class UserPending:
     def pack(self) -> bytes:
         """Bytes for the state."""
         loose = [given for of_item in self.loose.values() for given in of_item.values()]
-        parts = [bytes([PENDING_VERSION]), _SWEEP.pack(self.sweep_ms), _COUNT.pack(len(loose))]
+        parts = [bytes([PENDING_VERSION]), _SWEEP.pack(self.sweep_ms), _COUNT.pack(len(self.dues))]
+        parts += (struct.pack(f"<{len(self.dues)}q", *sorted(self.dues)), _COUNT.pack(len(loose)))
         parts += map(_pack_given, loose)
         parts.append(_COUNT.pack(len(self.waiting)))
         for given, due_ms, request_id in self.waiting.values():
             parts += _pack_given(given), _WAITING.pack(due_ms), _text(request_id)
         parts.append(_COUNT.pack(len(self.shown)))
-        for time_ms, request_time_ms, due_ms, request_id, response_id, items in self.shown:
+        for time_ms, request_time_ms, due_ms, request_id, response_id, _, item_id in self.shown:
             parts += _SHOWN.pack(time_ms, request_time_ms, due_ms), _text(request_id), _text(response_id)
-            parts.append(_blob(struct.pack(f"<{len(items)}Q", *sorted(items))))
+            parts += _COUNT.pack(len(item_id)), item_id
         return b"".join(parts)
 
     @classmethod
@@ -194,6 +199,8 @@ class UserPending:
         reader = _Reader(packed)
         user = cls(stored=True)
         (user.sweep_ms,) = reader.fields(_SWEEP)
+        dues = reader.count()
+        user.dues = set(struct.unpack(f"<{dues}q", reader.take(8 * dues)))
         for given in reader.given():
             user.loose.setdefault(given.item_id, {})[given.event_id] = given
         for _ in range(reader.count()):
@@ -204,7 +211,7 @@ class UserPending:
             time_ms, request_time_ms, due_ms = reader.fields(_SHOWN)
             request_id, response_id, items = reader.text(), reader.text(), reader.blob()
             shown = frozenset(struct.unpack(f"<{len(items) // 8}Q", items))
-            user.shown.append(Shown(time_ms, request_time_ms, due_ms, request_id, response_id, shown))
+            user.shown.append(Shown(time_ms, request_time_ms, due_ms, request_id, response_id, shown, items))
         reader.end()
         return user
 

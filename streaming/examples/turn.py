@@ -12,8 +12,11 @@ from schemas.v1.behaviour_pb2 import Interaction, RequestRef
 from schemas.v1.training_pb2 import LateFeedback
 from streaming.examples.build import Unusable
 from streaming.examples.pending import USER_SLOT, DueRequests, Given, PendingState, Request, UserPending
+from streaming.sequence.state import StateError
 from streaming.write_back import WriteBack
 
+#: Fewer than a batch changes: in a replay most requests are done with before they have to be written at all.
+_WRITTEN_TOGETHER: Final = 4
 AFTER_REVISION_WINDOW: Final = "after_revision_window"
 OVER_LIMIT: Final = "over_limit"
 
@@ -90,8 +93,8 @@ class PendingValues:
     """
 
     def __init__(self, kept: int) -> None:
-        self._due: WriteBack[_Slot, PendingState, DueRequests] = WriteBack(kept, _write)
-        self._users: WriteBack[_Slot, PendingState, UserPending] = WriteBack(kept, _write)
+        self._due: WriteBack[_Slot, PendingState, DueRequests] = WriteBack(kept, _write, _WRITTEN_TOGETHER)
+        self._users: WriteBack[_Slot, PendingState, UserPending] = WriteBack(kept, _write, _WRITTEN_TOGETHER)
 
     def write_some(self) -> None:
         """See `WriteBack`."""
@@ -107,18 +110,23 @@ class PendingValues:
         """The user's requests with this label time."""
         slot = turn.user_id, due_ms
         due = self._due.look(slot)
-        if due is None:
+        # To look for what is not there costs as much as to find it: the user's own knows.
+        if due is None and due_ms in self.user(turn).dues:
             packed = turn.state.get(due_ms)
-            if packed is not None:
-                due = DueRequests.unpack(packed)
-                self._due.keep(slot, due)
+            if packed is None:
+                raise StateError(f"requests of user {turn.user_id} with label time {due_ms} are missing")
+            due = DueRequests.unpack(packed)
+            self._due.keep(slot, due)
         return due
 
-    def open(self, turn: Turn, due_ms: int, request_id: str) -> tuple[DueRequests, Request]:
-        """Likewise, and the one of this id; new where there was none."""
+    def open(self, turn: Turn, due_ms: int, until_ms: int, request_id: str) -> tuple[DueRequests, Request]:
+        """Likewise, and the one of this id; new where there was none. They are done with at `until_ms`."""
         due = self.due(turn, due_ms)
         if due is None:
             due = DueRequests()
+            user = self.user(turn)
+            user.dues.add(due_ms)
+            self.put_user(turn, user, until_ms)
             turn.wake(due_ms)
         request = due.requests.get(request_id)
         if request is None:
@@ -136,6 +144,9 @@ class PendingValues:
         self._due.forget((turn.user_id, due_ms))
         if due.stored:
             turn.state.remove(due_ms)
+        user = self.user(turn)
+        user.dues.discard(due_ms)
+        self.put_user(turn, user)
 
     def user(self, turn: Turn) -> UserPending:
         """The user's own; empty where there was none."""
@@ -153,7 +164,7 @@ class PendingValues:
             user.sweep_ms = until_ms
             turn.wake(until_ms)
         slot = turn.user_id, USER_SLOT
-        if user.loose or user.waiting or user.shown:
+        if user.dues or user.loose or user.waiting or user.shown:
             self._users.put(turn.state, slot, user)
             return
         self._users.forget(slot)

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Final
+
 from streaming.sequence.state import Header, UserState
 from streaming.write_back import WriteBack
+
+#: So few that it costs a full batch little; more than a batch's users where batches are small.
+_WRITTEN_TOGETHER: Final = 32
 
 
 class Headers(WriteBack[int, UserState, Header]):
@@ -15,7 +20,7 @@ class Headers(WriteBack[int, UserState, Header]):
     """
 
     def __init__(self, kept_users: int, window_events: int) -> None:
-        super().__init__(kept_users, _write)
+        super().__init__(kept_users, _write, _WRITTEN_TOGETHER)
         self._window_events = window_events
 
     def load(self, state: UserState, user_id: int) -> Header | None:

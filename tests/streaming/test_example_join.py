@@ -156,7 +156,7 @@ def test_the_label_time_itself_is_too_late_and_the_moment_before_is_not() -> Non
         world.advance(watermark_ms)
         world.take(Response(0, 0, (1,)))
         assert world.counts["late_response"] == late
-        assert len(world.timers) == 1 - late
+        assert bool(world.timers) == (not late)
 
 
 def test_every_unusable_impression_has_its_coordinates_and_its_reason() -> None:
@@ -316,6 +316,12 @@ def loose(givens: list[Given]) -> dict[int, dict[bytes, Given]]:
     return found
 
 
+def impressed(*fields: object) -> Impressed:
+    *times_and_names, items = fields
+    column = b"".join(item.to_bytes(8, "little") for item in items)  # type: ignore[attr-defined]
+    return Impressed(*times_and_names, frozenset(items), column)  # type: ignore[arg-type]
+
+
 @given(st.builds(DueRequests, st.dictionaries(NAME, REQUEST, max_size=3), st.just(True)))
 def test_requests_round_trip(due: DueRequests) -> None:
     assert DueRequests.unpack(due.pack()) == due
@@ -324,11 +330,12 @@ def test_requests_round_trip(due: DueRequests) -> None:
 @given(
     st.builds(
         UserPending,
+        st.sets(TIME, max_size=3),
         GIVENS.map(loose),
         st.lists(
             st.builds(Waiting, GIVEN, TIME, NAME | st.just("")), max_size=3, unique_by=lambda w: w.given.event_id
         ).map(lambda waiting: {one.given.event_id: one for one in waiting}),
-        st.lists(st.builds(Impressed, TIME, TIME, TIME, NAME, NAME, st.frozensets(TIME, max_size=4)), max_size=3),
+        st.lists(st.builds(impressed, TIME, TIME, TIME, NAME, NAME, st.lists(TIME, max_size=4)), max_size=3),
         TIME,
         st.just(True),
     )
@@ -342,7 +349,7 @@ def test_foreign_pending_state_is_refused() -> None:
     for damaged in (b"", b"\x01" + due[1:], due[:-1], due[:5], due + b"\0"):
         with pytest.raises(StateError):
             DueRequests.unpack(damaged)
-    user = UserPending(shown=[Impressed(1, 2, 3, "q", "s", frozenset({1}))]).pack()
+    user = UserPending(shown=[impressed(1, 2, 3, "q", "s", [1])]).pack()
     for damaged in (b"", b"\x01" + user[1:], user[:-1], user[:5], user + b"\0"):
         with pytest.raises(StateError):
             UserPending.unpack(damaged)
