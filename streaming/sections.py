@@ -249,13 +249,15 @@ class JoinLimitsSection(Section):
     feedback_per_request: Count = 4_096
     #: Feedback of a user that names no request and may still find its impression.
     unattributed_per_user: Count = 4_096
+    #: Impressions of a user to which feedback that names no request may belong; it belongs to no more than these.
+    attributed_impressions_per_user: Count = 1_024
 
 
 class PendingSection(Section):
     """The keyed state of the join."""
 
-    #: Requests that a subtask keeps decoded in Python, 1 to 4 KiB each, and as many users' own values; those that were
-    #: used last. Others' are read from the state.
+    #: Requests that a subtask keeps decoded in Python, 1 to 4 KiB each, the newest; and as many users' own values,
+    #: those used last. Others are read from the state.
     cached_requests: Annotated[int, Field(ge=0)] = 16_384
-    #: Timers that a subtask keeps in Python, 200 bytes each, those that ring next; Flink has the others.
+    #: Timers that a subtask keeps in Python between two checkpoints, 200 bytes each; with more, Flink has them earlier.
     cached_timers: Annotated[int, Field(ge=2)] = 262_144

@@ -9,12 +9,18 @@ from streaming.examples.settings import ExampleSettings
 
 
 def attribute(shown: Iterable[Shown], given: Given, window_ms: int) -> Shown | None:
-    """The newest impression of the item that is not after the act nor after the publishing and not more than
-    `window_ms` before the publishing."""
+    """The newest impression of the item that was published not after the feedback, and is not after the act nor after
+    the publishing, and not more than `window_ms` before it."""
     said = given.feedback
     item_id, latest_ms = said.item_id, min(given.published_ms, said.event_time_ms)
     earliest_ms = given.published_ms - window_ms
-    possible = [each for each in shown if earliest_ms <= each.time_ms <= latest_ms and item_id in each.items]
+    possible = [
+        each
+        for each in shown
+        if earliest_ms <= each.time_ms <= latest_ms
+        and each.published_ms <= given.published_ms
+        and item_id in each.items
+    ]
     # Times and names only: sets have no order.
     return max(possible, key=lambda each: each[:5]) if possible else None
 
@@ -39,7 +45,7 @@ def last_end_ms(user: UserPending, settings: ExampleSettings) -> int:
     """When all that the user has can be dropped; 0: there is nothing."""
     ends = [shown_until_ms(each, settings) for each in user.shown]
     ends += [loose_until_ms(each, settings) for of_item in user.loose.values() for each in of_item.values()]
-    ends += [due_ms - settings.label_window_ms + settings.kept_ms for due_ms in user.dues]
+    ends += user.dues.values()
     return max(ends, default=0)
 
 

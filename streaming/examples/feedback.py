@@ -27,7 +27,7 @@ class FeedbackDesk:
         """Feedback that names no request has come."""
         user = self._values.user(turn)
         item_id = given.item_id
-        if self._is_known(turn, user, given):
+        if self._is_known(turn, user, given, ""):
             return
         if self._is_full(turn, user):
             turn.too_late(given, "", 0, OVER_LIMIT)
@@ -48,22 +48,25 @@ class FeedbackDesk:
     def wait(self, turn: Turn, waiting: Waiting) -> None:
         """Feedback will take effect when the watermark is where it was published."""
         user, given = self._values.user(turn), waiting.given
-        if self._is_known(turn, user, given):
+        if self._is_known(turn, user, given, waiting.request_id):
             return
         if self._is_full(turn, user):
             request_time_ms = waiting.due_ms - self._settings.label_window_ms
             turn.too_late(given, waiting.request_id, request_time_ms, OVER_LIMIT)
         else:
-            user.waiting[given.event_id] = waiting
+            user.waiting[waiting.request_id, given.event_id] = waiting
             turn.wake(given.published_ms)
             self._values.put_user(turn, user)
 
     def note_shown(self, turn: Turn, shown: Shown) -> None:
         """An impression has come, to which feedback may belong."""
         user = self._values.user(turn)
-        user.shown.append(shown)
-        if len(user.shown) % _SWEPT_TOGETHER == 0:
+        if len(user.shown) % _SWEPT_TOGETHER == _SWEPT_TOGETHER - 1:
             self._drop(turn, user)
+        if len(user.shown) >= self._settings.limits.attributed_impressions_per_user:
+            turn.count("impressions_not_attributed_to")
+            return
+        user.shown.append(shown)
         self._values.put_user(turn, user, shown_until_ms(shown, self._settings))
 
     def _is_full(self, turn: Turn, user: UserPending) -> bool:
@@ -75,18 +78,19 @@ class FeedbackDesk:
     def _drop(self, turn: Turn, user: UserPending) -> None:
         turn.count("feedback_unattributed", drop_old(user, turn.now_ms, self._settings))
 
-    def _is_known(self, turn: Turn, user: UserPending, given: Given) -> bool:
+    def _is_known(self, turn: Turn, user: UserPending, given: Given, request_id: str) -> bool:
         """Whether this event is here as it was published first; if it was published later than this time, it goes."""
-        of_item = user.loose.get(given.item_id, {})
-        waiting = user.waiting.get(given.event_id)
+        of_item = {} if request_id else user.loose.get(given.item_id, {})
+        waiting = user.waiting.get((request_id, given.event_id))
         known = waiting.given if waiting is not None else of_item.get(given.event_id)
         if known is None:
             return False
         turn.count("duplicate_feedback")
         if known <= given:
             return True
-        user.waiting.pop(given.event_id, None)
+        user.waiting.pop((request_id, given.event_id), None)
         of_item.pop(given.event_id, None)
+        self._values.put_user(turn, user)
         return False
 
     def attribute_unnamed(
@@ -103,7 +107,7 @@ class FeedbackDesk:
             for given in list(of_item.values()):
                 if given.published_ms > due_ms:
                     # It may revise what is now written; which impression is the newest then is not known yet.
-                    user.waiting[given.event_id] = Waiting(given, 0, "")
+                    user.waiting["", given.event_id] = Waiting(given, 0, "")
                     turn.wake(given.published_ms)
                 else:
                     found = attribute(user.shown, given, self._settings.attribution_window_ms)
@@ -130,7 +134,7 @@ class FeedbackDesk:
         user = self._values.user(turn)
         ready = sorted(each for each in user.waiting.values() if each.given.published_ms <= turn.now_ms)
         for waiting in ready:
-            del user.waiting[waiting.given.event_id]
+            del user.waiting[waiting.request_id, waiting.given.event_id]
             self._settle(turn, user, waiting, written_ms=turn.now_ms - 1)
         if ready:
             self._values.put_user(turn, user)
@@ -138,10 +142,8 @@ class FeedbackDesk:
     def sweep(self, turn: Turn) -> None:
         """After the examples of now are written: requests that have ended are released; and, when it is time, what is
         too old of the user's own is dropped."""
-        settings = self._settings
-        revised_for_ms = settings.kept_ms - settings.label_window_ms
-        dues = self._values.user(turn).dues
-        for due_ms in sorted(each for each in dues if each + revised_for_ms <= turn.now_ms):
+        settings, dues = self._settings, self._values.user(turn).dues
+        for due_ms in sorted(due_ms for due_ms, until_ms in dues.items() if until_ms <= turn.now_ms):
             due = self._values.due(turn, due_ms)
             assert due is not None  # The user's own names it.
             self._values.release(turn, due_ms, due)

@@ -32,9 +32,14 @@ class ExampleJoin:
         self._desk = FeedbackDesk(settings, self.values)
 
     def on_response(
-        self, state: PendingState, response: RankingResponse, watermark_ms: int, outcome: JoinOutcome
+        self,
+        state: PendingState,
+        response: RankingResponse,
+        published_ms: int,
+        watermark_ms: int,
+        outcome: JoinOutcome,
     ) -> None:
-        """Takes a response that `accept_response` returned.
+        """Takes a response that `accept_response` returned, and its record's timestamp.
 
         Raises:
             Rejected: over_limit.
@@ -44,12 +49,13 @@ class ExampleJoin:
             outcome.counts["invalid_responses"] += 1
             return
         due_ms = response.request_time_ms + self._settings.label_window_ms
-        if due_ms <= watermark_ms:
+        if due_ms <= watermark_ms or published_ms > due_ms:
             outcome.counts["late_response"] += 1
             return
         turn = Turn(response.user_id, state, outcome, watermark_ms)
-        until_ms = response.request_time_ms + self._settings.kept_ms
-        due, request = self.values.open(turn, due_ms, until_ms, response.request_id)
+        time_ms = response.request_time_ms
+        until_ms = time_ms + self._settings.kept_ms
+        due, request = self.values.open(turn, time_ms, due_ms, until_ms, response.request_id)
         kept = RankingResponse(
             response_id=response.response_id,
             candidates=response.candidates,
@@ -76,11 +82,13 @@ class ExampleJoin:
         """
         settings, request_id = self._settings, impression.request_id
         due_ms = impression.request_time_ms + settings.label_window_ms
-        if due_ms <= watermark_ms:
+        if due_ms <= watermark_ms or record.timestamp_ms > due_ms:
             outcome.counts["late_impression"] += 1
             return
         turn = Turn(impression.user_id, state, outcome, watermark_ms)
-        due, request = self.values.open(turn, due_ms, impression.request_time_ms + settings.kept_ms, request_id)
+        request_time_ms = impression.request_time_ms
+        until_ms = request_time_ms + settings.kept_ms
+        due, request = self.values.open(turn, request_time_ms, due_ms, until_ms, request_id)
         identity = blake2b(record.value, digest_size=16).digest()
         known, packed = request.impressions.get(identity), record.pack()
         if known is not None:
@@ -91,12 +99,17 @@ class ExampleJoin:
             request.impressions[identity] = packed
             self.values.put(turn, due_ms, due)
         if known is None and settings.attribution_window_ms:
-            time_ms = max(impression.impression_time_ms, impression.request_time_ms)
-            item_id, response_id = impression.item_id, impression.response_id
-            items = frozenset(ids(item_id))
-            self._desk.note_shown(
-                turn, Shown(time_ms, impression.request_time_ms, due_ms, request_id, response_id, items, item_id)
+            shown = Shown(
+                max(impression.impression_time_ms, request_time_ms),
+                request_time_ms,
+                due_ms,
+                request_id,
+                impression.response_id,
+                record.timestamp_ms,
+                frozenset(ids(impression.item_id)),
+                impression.item_id,
             )
+            self._desk.note_shown(turn, shown)
 
     def on_feedback(
         self,
@@ -133,7 +146,7 @@ class ExampleJoin:
         elif due_ms <= turn.now_ms:
             self._desk.revise(turn, Waiting(given, due_ms, request_id))
         else:
-            due, request = self.values.open(turn, due_ms, until_ms, request_id)
+            due, request = self.values.open(turn, request_time_ms, due_ms, until_ms, request_id)
             known = request.feedback.get(given.event_id)
             if known is not None:
                 turn.count("duplicate_feedback")
@@ -167,13 +180,15 @@ class ExampleJoin:
                 del due.requests[request_id]
                 turn.count("requests_released")
             else:
-                self._write_example(turn, request_id, request, chosen)
-        if settings.kept_ms > settings.label_window_ms and due.requests:
+                self._write_example(turn, due.request_time_ms, request_id, request, chosen)
+        if due.requests and due.request_time_ms + settings.kept_ms > due_ms:
             self.values.put(turn, due_ms, due)
         else:
             self.values.release(turn, due_ms, due)
 
-    def _write_example(self, turn: Turn, request_id: str, request: Request, chosen: Chosen) -> None:
+    def _write_example(
+        self, turn: Turn, request_time_ms: int, request_id: str, request: Request, chosen: Chosen
+    ) -> None:
         settings, response = self._settings, chosen.response
         candidates = ids(response.candidates.item_id)
         items = frozenset(candidates[row] for row in chosen.rows)
@@ -186,7 +201,7 @@ class ExampleJoin:
         example = first_version(
             turn.user_id,
             request_id,
-            turn.now_ms - settings.label_window_ms,
+            request_time_ms,
             chosen,
             [each.feedback for each in request.feedback.values()],
             superseded,

@@ -27,7 +27,9 @@ _GIVEN: Final = struct.Struct(f"<q16sIq{EVENT_BYTES}sB")
 _ITEM: Final = struct.Struct("<Q")
 _ITEM_AT: Final = 8
 _WAITING: Final = struct.Struct("<q")
-_SHOWN: Final = struct.Struct("<qqq")
+_SHOWN: Final = struct.Struct("<qqqq")
+_DUE: Final = struct.Struct("<q")
+_DUES: Final = struct.Struct("<qq")
 _SWEEP: Final = struct.Struct("<q")
 
 
@@ -106,6 +108,7 @@ class Shown(NamedTuple):
     due_ms: int
     request_id: str
     response_id: str
+    published_ms: int
     #: The items, and their column: uint64 little-endian.
     items: frozenset[int]
     item_id: bytes
@@ -123,13 +126,19 @@ class Waiting(NamedTuple):
 class DueRequests:
     """A user's requests with one label time."""
 
+    #: Of all of them. (It does not follow from the label time: the windows may have changed since.)
+    request_time_ms: int = 0
     requests: dict[str, Request] = field(default_factory=dict)
     #: Something of it is in the state.
     stored: bool = False
 
     def pack(self) -> bytes:
         """Bytes for the state."""
-        parts: list[bytes] = [bytes([PENDING_VERSION]), _COUNT.pack(len(self.requests))]
+        parts: list[bytes] = [
+            bytes([PENDING_VERSION]),
+            _DUE.pack(self.request_time_ms),
+            _COUNT.pack(len(self.requests)),
+        ]
         for request_id, request in self.requests.items():
             parts += _text(request_id), bytes([request.phase]), _COUNT.pack(len(request.responses))
             for response_id, response in request.responses.items():
@@ -146,7 +155,8 @@ class DueRequests:
     def unpack(cls, packed: bytes) -> Self:
         """The inverse. Raises StateError: another layout version, or damaged."""
         reader = _Reader(packed)
-        due = cls(stored=True)
+        (request_time_ms,) = reader.fields(_DUE)
+        due = cls(request_time_ms, stored=True)
         for _ in range(reader.count()):
             request_id = reader.text()
             request = due.requests[request_id] = Request(Phase(reader.take(1)[0]))
@@ -163,12 +173,12 @@ class DueRequests:
 class UserPending:
     """What concerns no single request of the user."""
 
-    #: The label times of the requests that are in the state.
-    dues: set[int] = field(default_factory=set)
+    #: The label times of the requests that are in the state, and when they are done with.
+    dues: dict[int, int] = field(default_factory=dict)
     #: item -> event_id -> feedback that names no request, until the requests that may have shown the item are due.
     loose: dict[int, dict[bytes, Given]] = field(default_factory=dict)
-    #: event_id -> feedback published after the label time of its request, until it takes effect.
-    waiting: dict[bytes, Waiting] = field(default_factory=dict)
+    #: (request_id, event_id) -> feedback published after the label time of its request, until it takes effect.
+    waiting: dict[tuple[str, bytes], Waiting] = field(default_factory=dict)
     #: To which feedback may be attributed.
     shown: list[Shown] = field(default_factory=list)
     #: When the timer fires that drops what is left then and too old; 0: there is none.
@@ -182,14 +192,15 @@ class UserPending:
         """Bytes for the state."""
         loose = [given for of_item in self.loose.values() for given in of_item.values()]
         parts = [bytes([PENDING_VERSION]), _SWEEP.pack(self.sweep_ms), _COUNT.pack(len(self.dues))]
-        parts += (struct.pack(f"<{len(self.dues)}q", *sorted(self.dues)), _COUNT.pack(len(loose)))
+        parts += (_DUES.pack(*each) for each in self.dues.items())
+        parts.append(_COUNT.pack(len(loose)))
         parts += map(_pack_given, loose)
         parts.append(_COUNT.pack(len(self.waiting)))
         for given, due_ms, request_id in self.waiting.values():
             parts += _pack_given(given), _WAITING.pack(due_ms), _text(request_id)
         parts.append(_COUNT.pack(len(self.shown)))
-        for time_ms, request_time_ms, due_ms, request_id, response_id, _, item_id in self.shown:
-            parts += _SHOWN.pack(time_ms, request_time_ms, due_ms), _text(request_id), _text(response_id)
+        for time_ms, request_time_ms, due_ms, request_id, response_id, published_ms, _, item_id in self.shown:
+            parts += _SHOWN.pack(time_ms, request_time_ms, due_ms, published_ms), _text(request_id), _text(response_id)
             parts += _COUNT.pack(len(item_id)), item_id
         return b"".join(parts)
 
@@ -199,19 +210,22 @@ class UserPending:
         reader = _Reader(packed)
         user = cls(stored=True)
         (user.sweep_ms,) = reader.fields(_SWEEP)
-        dues = reader.count()
-        user.dues = set(struct.unpack(f"<{dues}q", reader.take(8 * dues)))
+        for _ in range(reader.count()):
+            due_ms, until_ms = reader.fields(_DUES)
+            user.dues[due_ms] = until_ms
         for given in reader.given():
             user.loose.setdefault(given.item_id, {})[given.event_id] = given
         for _ in range(reader.count()):
             given = reader.one_given()
             (due_ms,) = reader.fields(_WAITING)
-            user.waiting[given.event_id] = Waiting(given, due_ms, reader.text())
+            request_id = reader.text()
+            user.waiting[request_id, given.event_id] = Waiting(given, due_ms, request_id)
         for _ in range(reader.count()):
-            time_ms, request_time_ms, due_ms = reader.fields(_SHOWN)
+            time_ms, request_time_ms, due_ms, published_ms = reader.fields(_SHOWN)
             request_id, response_id, items = reader.text(), reader.text(), reader.blob()
             shown = frozenset(struct.unpack(f"<{len(items) // 8}Q", items))
-            user.shown.append(Shown(time_ms, request_time_ms, due_ms, request_id, response_id, shown, items))
+            names = request_id, response_id
+            user.shown.append(Shown(time_ms, request_time_ms, due_ms, *names, published_ms, shown, items))
         reader.end()
         return user
 

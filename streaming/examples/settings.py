@@ -16,6 +16,7 @@ class JoinLimits:
     impressions_per_request: int = 256
     feedback_per_request: int = 4_096
     unattributed_per_user: int = 4_096
+    attributed_impressions_per_user: int = 1_024
 
 
 @dataclass(frozen=True, kw_only=True)

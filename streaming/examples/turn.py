@@ -119,13 +119,15 @@ class PendingValues:
             self._due.keep(slot, due)
         return due
 
-    def open(self, turn: Turn, due_ms: int, until_ms: int, request_id: str) -> tuple[DueRequests, Request]:
+    def open(
+        self, turn: Turn, request_time_ms: int, due_ms: int, until_ms: int, request_id: str
+    ) -> tuple[DueRequests, Request]:
         """Likewise, and the one of this id; new where there was none. They are done with at `until_ms`."""
         due = self.due(turn, due_ms)
         if due is None:
-            due = DueRequests()
+            due = DueRequests(request_time_ms)
             user = self.user(turn)
-            user.dues.add(due_ms)
+            user.dues[due_ms] = until_ms
             self.put_user(turn, user, until_ms)
             turn.wake(due_ms)
         request = due.requests.get(request_id)
@@ -145,7 +147,7 @@ class PendingValues:
         if due.stored:
             turn.state.remove(due_ms)
         user = self.user(turn)
-        user.dues.discard(due_ms)
+        user.dues.pop(due_ms, None)
         self.put_user(turn, user)
 
     def user(self, turn: Turn) -> UserPending:

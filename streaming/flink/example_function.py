@@ -36,6 +36,9 @@ STAGE: Final = "example_job"
 #: The job's inputs; a record's tag is its topic's place here.
 TOPICS: Final[tuple[Topic, ...]] = (EVENTS, RESPONSES, IMPRESSIONS)
 _EVENT, _RESPONSE = 0, 1
+_NO_WATERMARK_MS: Final = -(1 << 63)
+#: So many ring before what they made goes on its way.
+_RING_TOGETHER: Final = 256
 #: How long a count may wait for Flink to see it, while records come; a checkpoint shows all.
 _PUBLISH_EVERY_MS: Final = 1_000
 
@@ -95,6 +98,8 @@ class ExampleFunction(Shipped, KeyedProcessFunction):  # type: ignore[misc]
         self._publish_ms = 0
         #: Whether watermarks and checkpoints are told, see `in_batches`.
         self._batched = False
+        #: As it was told. Flink's own forgets what it was before a restore.
+        self._watermark_ms = _NO_WATERMARK_MS
         self._join = ExampleJoin(self._settings, self._kept.cached_requests)
         self._alarms = Alarms(self._kept.cached_timers)
         self._dead_letters = {topic.name: dead_letter_tag(topic) for topic in (RESPONSES, IMPRESSIONS)}
@@ -115,11 +120,12 @@ class ExampleFunction(Shipped, KeyedProcessFunction):  # type: ignore[misc]
             return
         told_ms = told_watermark(value)
         if told_ms is not None:
+            self._watermark_ms = told_ms
             yield from self._ring(told_ms)
             return
         self._batched = True
         # No watermark passes within a batch.
-        watermark_ms = timers.current_watermark()
+        watermark_ms = self._watermark_ms
         outcome = JoinOutcome()
         for tag, key, body, partition, offset, timestamp_ms in split_records(value):
             try:
@@ -156,9 +162,12 @@ class ExampleFunction(Shipped, KeyedProcessFunction):  # type: ignore[misc]
 
     def _ring(self, until_ms: int) -> Iterator[object]:
         outcome = JoinOutcome()
-        for time_ms, user_id in self._alarms.ring(until_ms):
+        for number, (time_ms, user_id) in enumerate(self._alarms.ring(until_ms), 1):
             self._join.on_timer(self._state_of(user_id), user_id, time_ms, outcome)
             self._set_alarms(outcome)
+            if number % _RING_TOGETHER == 0:
+                yield from self._emit(outcome)
+                outcome = JoinOutcome()
         yield from self._emit(outcome)
 
     def _hand_over(self, alarms: Iterable[Alarm], timers: TimerService) -> None:
@@ -191,7 +200,8 @@ class ExampleFunction(Shipped, KeyedProcessFunction):  # type: ignore[misc]
             self._join.on_feedback(state, event, partition, offset, timestamp_ms, watermark_ms, outcome)
         elif tag == _RESPONSE:
             response = accept_response(key, body, partition, timestamp_ms, self._limits)
-            self._join.on_response(self._state_of(response.user_id), response, watermark_ms, outcome)
+            state = self._state_of(response.user_id)
+            self._join.on_response(state, response, timestamp_ms, watermark_ms, outcome)
         else:
             impression = accept_impression(key, body, partition, timestamp_ms, self._limits)
             assert body is not None  # It was parsed.

@@ -1,9 +1,8 @@
 """Every metric of the jobs, in one closed list, on Flink's metric group `longrank` of the keyed operator.
 
-A counter costs a call into Java. The sequence job, which sees every event, counts in Python and hands the sums over
-once a second; the join counts directly. In thread mode PyFlink's "distribution" is a gauge of the last value alone, so
-a distribution is three of them here, over what was observed since they were last set: `<name>_p50`, `<name>_p99` and
-`<name>_max`.
+A counter costs a call into Java: the jobs count in Python and hand the sums over once a second. In thread mode the
+"distribution" of PyFlink is a gauge of the last value alone, so a distribution is three of them here, over what was
+observed since they were last set: `<name>_p50`, `<name>_p99` and `<name>_max`.
 """
 
 from __future__ import annotations
@@ -56,8 +55,9 @@ EXAMPLE_COUNTERS: Final[Mapping[str, str]] = {
     "feedback_to_no_example": "feedback published after the label time of a request of which nothing was written",
     "feedback_to_other_response": "feedback to a response that was not the one shown",
     "feedback_to_unshown_item": "feedback to an item that was not shown",
-    "late_response": "a response that came after the label time of its request",
-    "late_impression": "an impression that came after the label time of its request",
+    "late_response": "a response that was published, or came, after the label time of its request",
+    "late_impression": "an impression that was published, or came, after the label time of its request",
+    "impressions_not_attributed_to": "an impression beyond join_limits.attributed_impressions_per_user",
     **{f"duplicate_{what}": f"a {what} that had come before" for what in ("response", "impression", "feedback")},
 }
 

@@ -77,10 +77,12 @@ class Response:
     items: tuple[int, ...]
     groups: bool = True
     invalid: bool = False
+    #: Published so long after its time.
+    lag_ms: int = 0
 
     @property
     def published_ms(self) -> int:
-        return time_of(self.request)
+        return time_of(self.request) + self.lag_ms
 
     def message(self) -> RankingResponse:
         items = list(self.items)
@@ -109,10 +111,15 @@ class Shown:
     first_position: int = 0
     after_ms: int = 0
     offset: int = 0
+    lag_ms: int = 0
+
+    @property
+    def time_ms(self) -> int:
+        return time_of(self.request) + self.after_ms
 
     @property
     def published_ms(self) -> int:
-        return time_of(self.request) + self.after_ms
+        return self.time_ms + self.lag_ms
 
     def message(self) -> Impression:
         return Impression(
@@ -121,7 +128,7 @@ class Shown:
             request_id=f"q{self.request}",
             response_id=f"s{self.response}",
             request_time_ms=time_of(self.request),
-            impression_time_ms=self.published_ms,
+            impression_time_ms=self.time_ms,
             item_id=column(list(self.items)),
             first_position=self.first_position,
         )
@@ -212,7 +219,7 @@ class World:
         outcome = JoinOutcome()
         try:
             if isinstance(one, Response):
-                self.join.on_response(self.state, one.message(), self.watermark_ms, outcome)
+                self.join.on_response(self.state, one.message(), one.published_ms, self.watermark_ms, outcome)
             elif isinstance(one, Shown):
                 record = Record(3, one.offset, one.published_ms, one.value)
                 self.join.on_impression(self.state, one.message(), record, self.watermark_ms, outcome)
@@ -284,13 +291,16 @@ def contents(example: TrainingExample) -> dict[str, object]:
 def expected(inputs: list[Input], request: int, settings: ExampleSettings = FULL) -> list[dict[str, object]]:
     """All versions of a request's example, straight from the contract, by filtering the whole list."""
     responses = {
-        one.number: one for one in inputs if isinstance(one, Response) and one.request == request and not one.invalid
+        one.number: one
+        for one in inputs
+        if isinstance(one, Response) and one.request == request and not one.invalid and _in_time(one, settings)
     }
     good = [
         one
         for one in inputs
         if isinstance(one, Shown)
         and one.request == request
+        and _in_time(one, settings)
         and one.response in responses
         and set(one.items) <= set(responses[one.response].items)
     ]
@@ -342,17 +352,21 @@ def expected(inputs: list[Input], request: int, settings: ExampleSettings = FULL
     return versions
 
 
+def _in_time(one: Response | Shown, settings: ExampleSettings) -> bool:
+    return one.published_ms <= time_of(one.request) + settings.label_window_ms
+
+
 def _belongs(one: Feedback, inputs: list[Input], settings: ExampleSettings) -> tuple[int, int] | None:
     if one.request is not None:
         return one.request, one.response
     possible = [
-        (shown.published_ms, time_of(shown.request), shown.request, shown.response)
+        (shown.time_ms, time_of(shown.request), shown.request, shown.response)
         for shown in inputs
         if isinstance(shown, Shown)
         and one.item in shown.items
-        and one.published_ms - settings.attribution_window_ms
-        <= shown.published_ms
-        <= min(one.acted_ms, one.published_ms)
+        and _in_time(shown, settings)
+        and shown.published_ms <= one.published_ms
+        and one.published_ms - settings.attribution_window_ms <= shown.time_ms <= min(one.acted_ms, one.published_ms)
     ]
     return max(possible)[2:] if possible and settings.attribution_window_ms else None
 

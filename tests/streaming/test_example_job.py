@@ -231,7 +231,19 @@ def test_scrambled_inputs_give_every_example_once(jobs: JobRunner) -> None:
     jobs.produce([feedback(requests[0], "a", 103, 1, 3, after_ms=5, published_ms=86_400_001)])
     (late,) = jobs.read(LATE_FEEDBACK, until=bool)
     assert LateFeedback.FromString(late.value).request.request_id == requests[0].request_id
+    savepoint = jobs.flink.stop_with_savepoint(job)
+    first = jobs.read(EXAMPLES, isolation_level="read_committed")
+    check(first, requests)
+
+    # Nor may it after a restore, when Flink has no watermark yet.
+    later = next(one for one in (make_request(number, rng) for number in range(2_000, 2_100)) if one.touch)
+    job = jobs.submit("example_job", SETTINGS, savepoint=savepoint)
+    jobs.produce(requests[0].records)
+    jobs.produce([*later.records, *heartbeats(later.time_ms + 2 * WINDOW_MS)])
+    wanted = len(expected([*requests, later]))
+    jobs.read(EXAMPLES, until=lambda records: len(records) >= wanted, isolation_level="read_committed")
     jobs.flink.stop_with_savepoint(job)
+    requests.append(later)
     first = jobs.read(EXAMPLES, isolation_level="read_committed")
     check(first, requests)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from dataclasses import replace
 
 import pytest
 from hypothesis import given, settings
@@ -115,12 +116,17 @@ def test_any_arrival_order_duplicates_and_restarts_give_the_same(inputs: list[In
 def test_dense_traffic_equals_the_oracle_in_any_order(seed: int) -> None:
     """Few requests and items, so that feedback finds impressions, competes for them and revises."""
     rng = random.Random(seed)
-    inputs: list[Input] = [Response(request, number, (1, 2, 3, 4)) for request in range(4) for number in range(2)]
+    inputs: list[Input] = [
+        Response(request, number, (1, 2, 3, 4), lag_ms=number * rng.choice([0, 1_500]))
+        for request in range(4)
+        for number in range(2)
+    ]
     for request in range(4):
         for _ in range(rng.randrange(3)):
             items = tuple(rng.sample(range(1, 5), rng.randrange(1, 4)))
             after_ms = rng.choice([0, 1, 250, 300, 600, 900])
-            inputs.append(Shown(request, rng.choice([0, 0, 1]), items, rng.randrange(4), after_ms))
+            lag_ms = rng.choice([0, 0, 0, 50, 150, 1_200])
+            inputs.append(Shown(request, rng.choice([0, 0, 1]), items, rng.randrange(4), after_ms, lag_ms=lag_ms))
     inputs += (feedback(rng.randrange(1 << 20)) for _ in range(30))
     rng.shuffle(inputs)
     world = World(FULL, rng.choice([0, 1, 2, 100]))
@@ -262,6 +268,28 @@ def test_feedback_without_a_request_belongs_to_the_newest_impression_of_its_item
     assert second == {"touch": [1], "share": [0], "bored": [0]}
 
 
+@pytest.mark.parametrize(
+    "changed",
+    [
+        ExampleSettings(tasks=(replace(TASKS[0], window_ms=2 * LABEL_MS),), revision_window_ms=10 * LABEL_MS),
+        ExampleSettings(tasks=(replace(TASKS[0], window_ms=LABEL_MS // 2),)),
+    ],
+    ids=["longer", "shorter, without revisions and attribution"],
+)
+@pytest.mark.parametrize("written", [False, True])
+def test_requests_under_way_outlast_a_change_of_windows(changed: ExampleSettings, written: bool) -> None:
+    world = World(FULL, kept=10)
+    for one in (Response(0, 0, (1, 2)), Shown(0, 0, (1, 2), after_ms=5), Feedback(None, 0, 1, item=1, after_ms=20)):
+        world.take(one)
+    if written:
+        world.advance(START_MS + LABEL_MS)
+    world.settings = changed
+    world.restart()
+    world.finish()  # Which looks for what is left.
+    (example,) = world.examples
+    assert example.request_time_ms == START_MS
+
+
 def test_more_than_people_do_is_refused_and_kept() -> None:
     rules = limited(responses_per_request=1, impressions_per_request=1, feedback_per_request=1, unattributed_per_user=1)
     world = run(
@@ -322,7 +350,7 @@ def impressed(*fields: object) -> Impressed:
     return Impressed(*times_and_names, frozenset(items), column)  # type: ignore[arg-type]
 
 
-@given(st.builds(DueRequests, st.dictionaries(NAME, REQUEST, max_size=3), st.just(True)))
+@given(st.builds(DueRequests, TIME, st.dictionaries(NAME, REQUEST, max_size=3), st.just(True)))
 def test_requests_round_trip(due: DueRequests) -> None:
     assert DueRequests.unpack(due.pack()) == due
 
@@ -330,12 +358,12 @@ def test_requests_round_trip(due: DueRequests) -> None:
 @given(
     st.builds(
         UserPending,
-        st.sets(TIME, max_size=3),
+        st.dictionaries(TIME, TIME, max_size=3),
         GIVENS.map(loose),
         st.lists(
             st.builds(Waiting, GIVEN, TIME, NAME | st.just("")), max_size=3, unique_by=lambda w: w.given.event_id
-        ).map(lambda waiting: {one.given.event_id: one for one in waiting}),
-        st.lists(st.builds(impressed, TIME, TIME, TIME, NAME, NAME, st.lists(TIME, max_size=4)), max_size=3),
+        ).map(lambda waiting: {(one.request_id, one.given.event_id): one for one in waiting}),
+        st.lists(st.builds(impressed, TIME, TIME, TIME, NAME, NAME, TIME, st.lists(TIME, max_size=4)), max_size=3),
         TIME,
         st.just(True),
     )
@@ -345,11 +373,11 @@ def test_users_round_trip(user: UserPending) -> None:
 
 
 def test_foreign_pending_state_is_refused() -> None:
-    due = DueRequests({"q": Request(responses={"s": b"payload"})}).pack()
+    due = DueRequests(7, {"q": Request(responses={"s": b"payload"})}).pack()
     for damaged in (b"", b"\x01" + due[1:], due[:-1], due[:5], due + b"\0"):
         with pytest.raises(StateError):
             DueRequests.unpack(damaged)
-    user = UserPending(shown=[impressed(1, 2, 3, "q", "s", [1])]).pack()
+    user = UserPending(shown=[impressed(1, 2, 3, "q", "s", 4, [1])]).pack()
     for damaged in (b"", b"\x01" + user[1:], user[:-1], user[:5], user + b"\0"):
         with pytest.raises(StateError):
             UserPending.unpack(damaged)

@@ -81,7 +81,7 @@ class Job:
         outcome, value = JoinOutcome(), message.SerializeToString(deterministic=True)
         if kind == "response":
             self.served.add(user_key(USER), message.request_id, message.response_id, value)
-            self.join.on_response(self.state, message, self.watermark_ms, outcome)
+            self.join.on_response(self.state, message, published_ms, self.watermark_ms, outcome)
         elif kind == "impression":
             offset = len(self.impressions)
             self.impressions.append((offset, published_ms, user_key(USER), value))

@@ -2,7 +2,14 @@
 
 import java.nio.ByteBuffer;
 import java.util.Arrays;
+import java.util.Collections;
+import java.util.Iterator;
 
+import org.apache.flink.api.common.state.ListState;
+import org.apache.flink.api.common.state.ListStateDescriptor;
+import org.apache.flink.api.common.typeutils.base.LongSerializer;
+import org.apache.flink.runtime.state.StateInitializationContext;
+import org.apache.flink.runtime.state.StateSnapshotContext;
 import org.apache.flink.streaming.api.graph.StreamConfig;
 import org.apache.flink.streaming.api.operators.OneInputStreamOperator;
 import org.apache.flink.streaming.api.operators.Output;
@@ -33,6 +40,10 @@ public class Batch extends TableStreamOperator
     private long firstTimestamp;
     private long dueMs;
     private boolean timerIsSet;
+    // Flink begins at none after a restore, and would take what is late for early until the first one comes.
+    private long watermark = Long.MIN_VALUE;
+    private boolean watermarkIsTold = true;
+    private ListState watermarkState;
 
     public Batch(Object[] references, StreamTask task, StreamConfig config, Output output,
             ProcessingTimeService processingTimeService) throws Exception {
@@ -43,6 +54,28 @@ public class Batch extends TableStreamOperator
         grow(maxBytes);
         setup(task, config, output);
         setProcessingTimeService(processingTimeService);
+    }
+
+    public void initializeState(StateInitializationContext context) throws Exception {
+        super.initializeState(context);
+        if (!tellsWatermarks) {
+            return;
+        }
+        // All subtasks had the same: a barrier is behind the same watermarks on its way to each of them.
+        watermarkState = context.getOperatorStateStore().getUnionListState(
+                new ListStateDescriptor("watermark", LongSerializer.INSTANCE));
+        Iterator saved = ((Iterable) watermarkState.get()).iterator();
+        while (saved.hasNext()) {
+            watermark = Math.max(watermark, ((Long) saved.next()).longValue());
+        }
+        watermarkIsTold = watermark == Long.MIN_VALUE;
+    }
+
+    public void snapshotState(StateSnapshotContext context) throws Exception {
+        super.snapshotState(context);
+        if (tellsWatermarks) {
+            watermarkState.update(Collections.singletonList(Long.valueOf(watermark)));
+        }
     }
 
     public void processElement(StreamRecord element) throws Exception {
@@ -121,10 +154,16 @@ public class Batch extends TableStreamOperator
     public void processWatermark(Watermark mark) throws Exception {
         flush();
         super.processWatermark(mark);
+        watermark = Math.max(watermark, mark.getTimestamp());
         if (tellsWatermarks && lastKey != null) {
-            byte[] time = ByteBuffer.allocate(8).putLong(mark.getTimestamp()).array();
-            output.collect(new StreamRecord(Row.of(new Object[] {lastKey, time}), firstTimestamp));
+            tell(lastKey);
         }
+    }
+
+    private void tell(Object key) {
+        byte[] time = ByteBuffer.allocate(8).putLong(watermark).array();
+        output.collect(new StreamRecord(Row.of(new Object[] {key, time}), firstTimestamp));
+        watermarkIsTold = true;
     }
 
     public void finish() throws Exception {
@@ -137,6 +176,9 @@ public class Batch extends TableStreamOperator
             return;
         }
         lastKey = firstKey;
+        if (!watermarkIsTold) {
+            tell(lastKey);
+        }
         Row batch = Row.of(new Object[] {firstKey, Arrays.copyOf(buffer, size)});
         size = 0;
         records = 0;
