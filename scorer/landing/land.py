@@ -48,7 +48,8 @@ def land(
 
     Args:
         records: everything within `bounds`, in order within each partition.
-        bounds: partition -> [first, end) offsets; `first` is where the lake's manifest goes on.
+        bounds: partition -> [first, end) offsets; `first` is where the lake's manifest goes on, or beyond a hole. Where
+            there is nothing to read, the first commit says so: what comes and ages out before the next run is missed.
         batch_bytes: of messages in one commit.
 
     Raises:
@@ -57,7 +58,7 @@ def land(
     """
     report = LandReport(offsets={partition: span for partition, span in bounds.items() if span[0] < span[1]})
     manifest = lake.manifest()
-    reached = {partition: first for partition, (first, _) in report.offsets.items()}
+    reached = {partition: first for partition, (first, _) in bounds.items()}
     batch: list[Landed] = []
     size = 0
     ends = dict(reached)
@@ -70,8 +71,8 @@ def land(
         ends[record.partition] = record.offset + 1
         on_record()
     # Up to the very end, also past the marks of transactions: a quiet partition's could age out and leave a hole.
-    ends = {partition: end for partition, (_, end) in report.offsets.items()}
-    if ends != reached:
+    ends = {partition: max(first, end) for partition, (first, end) in bounds.items()}
+    if _moved(manifest, reached, ends):
         _commit(lake, manifest, batch, reached, ends, topic, topic_id, report)
     return report
 
@@ -86,14 +87,15 @@ def _commit(
     topic_id: str,
     report: LandReport,
 ) -> Manifest:
-    ranges = {partition: (reached[partition], end) for partition, end in ends.items() if end > reached[partition]}
+    moved = _moved(manifest, reached, ends)
     # Before anything is written, and with the number that this commit will have.
-    ahead = manifest.landed(topic, topic_id, ranges, ())
-    of_file = {partition: [span] for partition, span in ranges.items()}
+    ahead = manifest.landed(topic, topic_id, moved, ())
+    read = {partition: span for partition, span in moved.items() if span[0] < span[1]}
+    of_file = {partition: [span] for partition, span in read.items()}
     files = []
     for day, rows in split_by_day(examples_table(batch)):
-        files.append(lake.write(data_name(ahead.number, day, repr(sorted(ranges.items()))), day, rows, of_file))
-    manifest = manifest.landed(topic, topic_id, ranges, files)
+        files.append(lake.write(data_name(ahead.number, day, repr(sorted(read.items()))), day, rows, of_file))
+    manifest = manifest.landed(topic, topic_id, moved, files)
     lake.commit(manifest)
     report.commits += 1
     report.records += len(batch)
@@ -101,3 +103,10 @@ def _commit(
         report.bytes += file.bytes
         report.days[file.day] = report.days.get(file.day, 0) + file.rows
     return manifest
+
+
+def _moved(manifest: Manifest, reached: Mapping[int, int], ends: Mapping[int, int]) -> dict[int, tuple[int, int]]:
+    """partition -> [first, end) of those that go on elsewhere than the manifest says, also without a record."""
+    return {
+        partition: (reached[partition], end) for partition, end in ends.items() if manifest.next.get(partition) != end
+    }

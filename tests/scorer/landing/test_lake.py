@@ -11,6 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from kafka import TopicPartition
 from lakes import (
     DAY_MS,
     FIRST_MS,
@@ -29,7 +30,7 @@ from lakes import (
 
 from schemas.v1.training_pb2 import TaskLabels, TrainingExample
 from scorer.landing import Lake, LakeError
-from scorer.landing.bounded import Landed
+from scorer.landing.bounded import BoundedReadError, Landed, _read
 from scorer.landing.compact import compact, drop_days
 from scorer.landing.lake import KEPT_MANIFESTS
 from scorer.landing.land import land
@@ -314,6 +315,58 @@ def test_offsets_that_do_not_follow_are_refused_and_holes_recorded() -> None:
     with pytest.raises(LakeError, match="offsets 8 to 12 are not what follows 9"):
         manifest.landed(TOPIC, TOPIC_ID, {0: (8, 12)}, ())
     assert manifest.landed(TOPIC, TOPIC_ID, {0: (11, 12), 1: (3, 4)}, ()).holes == (Hole(partition=0, first=9, end=11),)
+
+
+class Oldest:
+    """Of a consumer: a topic whose records have all aged out but for ten behind this offset, or that never had one."""
+
+    def __init__(self, oldest: int) -> None:
+        self.oldest = oldest
+
+    def partitions_for_topic(self, _: str) -> set[int]:
+        return {0}
+
+    def beginning_offsets(self, partitions: list[TopicPartition]) -> dict[TopicPartition, int]:
+        return dict.fromkeys(partitions, self.oldest)
+
+    def end_offsets(self, partitions: list[TopicPartition]) -> dict[TopicPartition, int]:
+        return dict.fromkeys(partitions, self.oldest + 10 * (self.oldest > 0))
+
+
+@pytest.mark.parametrize("others", [0, 1, 5])
+def test_what_ages_out_of_a_partition_that_was_empty_is_missed(others: int) -> None:
+    topic, lake = Topic(ends={0: 0}), Lake(memory_url())
+    topic.add(*(simple(f"r{number}") for number in range(others)), partition=1)
+    first = topic.land(lake, batch_bytes=1)
+    assert first.records == others
+    assert 0 not in first.offsets
+    assert lake.manifest().next == topic.ends
+    assert all(0 not in file.ranges for file in lake.manifest().files)
+    assert topic.land(lake).commits == 0
+    # Still empty: there is nothing to miss.
+    done = {0: lake.manifest().next[0]}
+    assert list(_read(Oldest(0), TOPIC, done, {})) == []
+    with pytest.raises(BoundedReadError, match="offset 0 has aged out, the oldest record is 400"):
+        list(_read(Oldest(400), TOPIC, done, {}))
+    # Given up, with all that came until now or with what is there of it.
+    for end in (400, 410):
+        topic.ends[0] = end
+        given_up = land(lake, (), {0: (400, end)}, topic=TOPIC, topic_id=TOPIC_ID)
+        assert given_up.commits == 1
+        assert lake.manifest().holes == (Hole(partition=0, first=0, end=400),)
+        assert lake.manifest().next == topic.ends
+
+
+def test_a_partition_is_recorded_by_the_first_of_many_commits() -> None:
+    topic, failing = Topic(ends={0: 0, 2: 50}), next(crash_points(memory_url()))
+    topic.add(*(simple(f"r{number}") for number in range(5)), partition=1)
+    # A file and a manifest, and the next file.
+    failing.left = 2
+    with pytest.raises(CrashError):
+        topic.land(Lake(failing), batch_bytes=1)
+    done = Lake(failing.url).manifest()
+    assert done.number == 1
+    assert done.next == {0: 0, 1: 11, 2: 20}
 
 
 def test_data_without_manifests_is_refused() -> None:
