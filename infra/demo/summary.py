@@ -6,7 +6,7 @@ import csv
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from infra.demo.loop import Loop
 from infra.demo.quality import HISTORY_CUTS, Score, bundle_scores, quality, sample, served_scores, touch_counts
 from infra.report.findings import Account, Quality, RunReport
+from infra.verify.findings import BEHIND_WATERMARK
 from schemas.history import History
 from schemas.topics import EXAMPLES, HEARTBEAT_KEY, PARTITIONS, RESPONSES, SNAPSHOTS, UPDATES
 from schemas.v1.ranking_pb2 import RankingResponse
@@ -86,6 +87,17 @@ def _accounts(loop: Loop) -> Iterator[Account]:
     checked = loop.verify["checked"]
     yield Account(what="requests", sent=sent.requests, found=sent.responses, counted_in="answered")
     yield Account(what="requests shown", sent=sent.impressions, found=checked["examples"], counted_in=EXAMPLES.name)
+    yield behind_watermark(loop.verify)
+
+
+def behind_watermark(verify: dict[str, Any]) -> Account:
+    """Feedback whose record came later than the watermark allows: of a loop that keeps up, none.
+
+    Args:
+        verify: the verdict's JSON.
+    """
+    behind = sum(verify["repeated"][name] for name in BEHIND_WATERMARK)
+    return Account(what="feedback behind the watermark", sent=0, found=behind, counted_in="verify")
 
 
 def _bytes_per_user(loop: Loop) -> dict[str, float]:

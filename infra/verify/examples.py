@@ -8,19 +8,20 @@ from dataclasses import dataclass, field
 from itertools import chain
 
 from infra.verify.epochs import User
-from infra.verify.feedback import attributed, named_acts, visible
-from infra.verify.findings import Findings
+from infra.verify.feedback import attributed, named_acts
+from infra.verify.findings import REVISED_LATE, Findings
 from infra.verify.histories import Histories
+from infra.verify.impressions import check_letters, read_pages
 from infra.verify.records import Batches, Place
-from infra.verify.responses import Served
-from infra.verify.revisions import Version, versions
+from infra.verify.responses import Answer, Served
+from infra.verify.revisions import Version, behind_watermark, counting, versions
 from infra.verify.rules import Act, ExampleRules
 from infra.verify.selection import Selection
-from infra.verify.shown import JOIN_REASONS, Choice, Page, choose, items_of, page_of
+from infra.verify.shown import Choice, Page, choose
 from infra.verify.stamps import Resolver, check_stamp
 from infra.verify.versions import compare
-from schemas.topics import EXAMPLES, HEARTBEAT_KEY, IMPRESSIONS, RESPONSES
-from schemas.v1.ranking_pb2 import Impression, RankingResponse
+from schemas.topics import EXAMPLES, HEARTBEAT_KEY, RESPONSES
+from schemas.v1.ranking_pb2 import RankingResponse
 from schemas.v1.training_pb2 import TrainingExample
 
 #: Versions of one request, in the topic's order.
@@ -59,7 +60,7 @@ class ExampleCheck:
             letters: offset -> reason of the impressions' dead letters.
             passed: key -> (event_id, published_ms) of what went to the late feedback.
         """
-        pages = _pages(partition, impressions, letters or {}, findings)
+        pages = read_pages(partition, impressions, letters or {}, findings)
         found = self._found(partition, examples, findings)
         for key in dict.fromkeys(chain(pages, found, served.of_user if self.rules.emit_unshown else ())):
             user = histories.users.get(key) or User(int(key) if key.isdigit() else 0, partition)
@@ -94,7 +95,7 @@ class ExampleCheck:
         self,
         histories: Histories,
         user: User,
-        answered: Mapping[str, Mapping[str, bytes]],
+        answered: Mapping[str, Mapping[str, Answer]],
         shown: Mapping[str, Sequence[Page]],
         found: Mapping[str, Sequence[Place | bytes]],
         findings: Findings,
@@ -102,14 +103,17 @@ class ExampleCheck:
     ) -> None:
         said = {name: _parsed(records) for name, records in found.items()}
         choices: dict[str, Choice] = {}
+        superseded: dict[str, int] = {}
         seen: dict[str, Sequence[Page]] = {}
         names = dict.fromkeys(chain(shown, said, answered if self.rules.emit_unshown else ()))
         for name in names:
-            responses = {key: RankingResponse.FromString(value) for key, value in answered.get(name, {}).items()}
-            seen[name], choice, refused = self._choose(responses, shown.get(name, ()), said.get(name, []))
+            responses = self._in_time(answered.get(name, {}))
+            pages = shown.get(name, ())
+            seen[name] = [page for page in pages if page.published_ms <= self.rules.due_ms(page.request_time_ms)]
+            choice, refused = choose(responses, seen[name], emit_unshown=self.rules.emit_unshown)
             if choice is not None:
-                choices[name] = choice
-            self._check_letters(user, shown.get(name, ()), refused, findings)
+                choices[name], superseded[name] = choice, len(responses) - 1
+            check_letters(user, pages, refused, self.rules, findings, self._takes)
         attribution_ms = self.rules.attribution_window_ms
         loose = attributed(user, seen, choices, attribution_ms) if attribution_ms and choices else {}
         named: dict[str, list[int]] = defaultdict(list)
@@ -128,27 +132,17 @@ class ExampleCheck:
                 continue
             of_request = [*named_acts((user.named[at] for at in named[name]), name, request), *loose.get(name, ())]
             acts = [act for act in of_request if (act.event_id, act.published_ms) not in passed]
-            superseded = len(answered.get(name, {})) - 1
-            self._check_request(histories, user, name, request, superseded, acts, known, findings, shown.get(name, ()))
+            pages = shown.get(name, ())
+            self._check_request(histories, user, name, request, superseded[name], acts, known, findings, pages)
 
-    def _choose(
-        self, responses: Mapping[str, RankingResponse], pages: Sequence[Page], known: _Found
-    ) -> tuple[Sequence[Page], Choice | None, Sequence[tuple[Page, str]]]:
-        """The impressions that count, what was shown, and what should be refused.
-
-        An impression that was published after the example was due counts only where the example says so: whether it
-        came before the watermark cannot be seen.
-        """
-        due_ms = {page.identity: page.request_time_ms + self.rules.label_window_ms for page in pages}
-        in_time = [page for page in pages if visible(page, due_ms[page.identity])]
-        choice, refused = choose(responses, in_time, emit_unshown=self.rules.emit_unshown)
-        if len(in_time) == len(pages) or not known:
-            return in_time, choice, refused
-        everything = choose(responses, pages, emit_unshown=self.rules.emit_unshown)
-        items = items_of(known[0][1].targets.item_id)
-        if (choice is None or choice.items != items) and everything[0] is not None and everything[0].items == items:
-            return pages, *everything
-        return in_time, choice, refused
+    def _in_time(self, answers: Mapping[str, Answer]) -> dict[str, RankingResponse]:
+        """response_id -> the responses that count."""
+        responses = {}
+        for response_id, (published_ms, value) in answers.items():
+            response = RankingResponse.FromString(value)
+            if published_ms <= self.rules.due_ms(response.request_time_ms):
+                responses[response_id] = response
+        return responses
 
     def _is_gone(self, known: _Found, request: Choice | None) -> bool:
         if self.since_ms is None:
@@ -157,26 +151,6 @@ class ExampleCheck:
         if request is not None:
             times.append(request.response.request_time_ms)
         return bool(times) and min(times) < self.since_ms
-
-    def _check_letters(
-        self, user: User, pages: Sequence[Page], refused: Sequence[tuple[Page, str]], findings: Findings
-    ) -> None:
-        """An impression that cannot be joined is a dead letter, and one that can is none."""
-        reasons = {page.identity: reason for page, reason in refused}
-        lettered = {page.identity for page in pages if page.letter}
-        for page in pages:
-            reason = reasons.get(page.identity)
-            if page.letter and reason is None and page.letter in JOIN_REASONS:
-                findings.expect(False, "impression_refused", page.place, user.user_id, f"{page.letter}, and it fits")
-            elif reason and page.identity not in lettered and self._takes(page.request_time_ms):
-                findings.expect(
-                    False,
-                    "impression_without_letter",
-                    page.place,
-                    user.user_id,
-                    f"{reason}, and there is no dead letter",
-                    until_ms=max(page.published_ms, page.request_time_ms + self.rules.label_window_ms),
-                )
 
     def _takes(self, request_time_ms: int) -> bool:
         return self.selection.takes_time(request_time_ms) and (
@@ -211,7 +185,10 @@ class ExampleCheck:
     ) -> None:
         response = request.response
         said = {example.label_version: list(example.caused_by) for _, example in known}
-        wanted = versions(self.rules, request.items, acts, response.request_time_ms, said)
+        counted = counting(request.items, acts)
+        came_late = behind_watermark(counted, said, self.rules.due_ms(response.request_time_ms))
+        findings.repeated[REVISED_LATE] += len(came_late)
+        wanted = versions(self.rules, request.items, counted, response.request_time_ms, said, came_late)
         frame = request.example(name, user.user_id)
         frame.superseded_responses = superseded
         newest = 0
@@ -270,24 +247,6 @@ class ExampleCheck:
             causes = " ".join(each.hex() for each in missing.caused_by)
             detail = f"{name}: label_version {newest + 1} is missing, feedback {causes} changes labels"
             findings.expect(False, "revision_missing", where, user.user_id, detail, until_ms=missing.due_ms)
-
-
-def _pages(
-    partition: int, impressions: Batches, letters: Mapping[int, str], findings: Findings
-) -> dict[bytes, dict[str, list[Page]]]:
-    """key -> request_id -> its impressions; those that are malformed by their dead letter are none."""
-    pages: dict[bytes, dict[str, list[Page]]] = defaultdict(lambda: defaultdict(list))
-    for batch in impressions:
-        for offset, time_ms, key, value in batch:
-            letter = letters.get(offset, "")
-            if key == HEARTBEAT_KEY or (letter and letter not in JOIN_REASONS):
-                continue
-            place = Place(IMPRESSIONS.name, partition, offset)
-            impression = findings.decode(Impression, value, place)
-            if impression is not None:
-                page = page_of(impression, value, time_ms, place, letter)
-                pages[key or b""][impression.request_id].append(page)
-    return pages
 
 
 def _parsed(records: Sequence[Place | bytes]) -> _Found:

@@ -48,15 +48,16 @@ def attributed(
     """request_id -> the feedback that names no request and belongs to it.
 
     Args:
-        pages: request_id -> its impressions, all that are well formed.
+        pages: request_id -> its impressions, all that are well formed and were published up to its label time.
         choices: of the user's requests, where something was shown.
         window_ms: an impression is at most so old when the feedback is published.
     """
-    # item -> (age, request time, request_id, response_id): the largest is the one it belongs to.
-    shown: dict[int, set[tuple[int, int, str, str]]] = defaultdict(set)
+    # item -> (age, request time, request_id, response_id, published): the largest is the one it belongs to.
+    shown: dict[int, set[tuple[int, int, str, str, int]]] = defaultdict(set)
     for request_id, of_request in pages.items():
         for page in of_request:
-            order = (max(page.time_ms, page.request_time_ms), page.request_time_ms, request_id, page.response_id)
+            age_ms = max(page.time_ms, page.request_time_ms)
+            order = (age_ms, page.request_time_ms, request_id, page.response_id, page.published_ms)
             for item in page.items:
                 shown[item].add(order)
     found: dict[str, list[Act]] = defaultdict(list)
@@ -64,9 +65,9 @@ def attributed(
     for act in _unnamed(user, shown, min(ages, default=0), max(ages, default=0) + window_ms):
         earliest_ms, latest_ms = act.published_ms - window_ms, min(act.acted_ms, act.published_ms)
         orders = shown[act.item_id]
-        possible = [order for order in orders if earliest_ms <= order[0] <= latest_ms]
+        possible = [order for order in orders if earliest_ms <= order[0] <= latest_ms and order[-1] <= act.published_ms]
         if possible:
-            _, _, request_id, response_id = max(possible)
+            _, _, request_id, response_id, _ = max(possible)
             choice = choices.get(request_id)
             if choice is not None and choice.response.response_id == response_id:
                 found[request_id].append(act)
@@ -104,8 +105,3 @@ def _unnamed(user: User, items: Mapping[int, object], from_ms: int, until_ms: in
                     watch_ms if present & _HAS_WATCH else None,
                     duration_ms if present & _HAS_DURATION else None,
                 )
-
-
-def visible(page: Page, due_ms: int) -> bool:
-    """Was it published when the example was due?"""
-    return page.published_ms <= due_ms

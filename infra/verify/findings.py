@@ -12,6 +12,13 @@ from infra.verify.records import Place
 
 M = TypeVar("M", bound=Message)
 
+#: What `Findings.repeated` counts and a loop that keeps up has none of: feedback whose record came later than the
+#: watermark allows. What went to the late feedback though it was published within its request's windows; and what
+#: only a revision brings though it was published by the label time.
+LATE_BY_WATERMARK: Final = "feedback_late_by_watermark"
+REVISED_LATE: Final = "feedback_revised_late"
+BEHIND_WATERMARK: Final = (LATE_BY_WATERMARK, REVISED_LATE)
+
 #: Mismatches of one kind that are kept with their details: memory stays bounded when everything is wrong.
 _KEPT: Final = 1_000
 #: Bytes of a value that a mismatch shows.

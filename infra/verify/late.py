@@ -6,7 +6,7 @@ from collections import defaultdict
 
 from infra.verify.epochs import Named, User, encode_row
 from infra.verify.feedback import act_of
-from infra.verify.findings import Findings
+from infra.verify.findings import LATE_BY_WATERMARK, Findings
 from infra.verify.histories import Histories
 from infra.verify.records import Batches, Place
 from infra.verify.rules import ExampleRules
@@ -15,7 +15,8 @@ from schemas.topics import EVENTS, HEARTBEAT_KEY, LATE_FEEDBACK
 from schemas.v1.behaviour_pb2 import BehaviourEvent
 from schemas.v1.training_pb2 import LateFeedback
 
-_REASONS = frozenset(("after_revision_window", "over_limit"))
+_AFTER_REVISION_WINDOW = "after_revision_window"
+_REASONS = frozenset((_AFTER_REVISION_WINDOW, "over_limit"))
 
 
 def check_late_feedback(
@@ -27,6 +28,8 @@ def check_late_feedback(
     selection: Selection,
 ) -> dict[bytes, set[tuple[bytes, int]]]:
     """Every record is an event of the user; and all feedback is there that names a request and came too late.
+
+    What was published in time and came later than the watermark allows is counted.
 
     Returns:
         key -> (event_id, published_ms) of the feedback that no example need have: there was too much, or it came too
@@ -43,9 +46,11 @@ def check_late_feedback(
             late = findings.decode(LateFeedback, value, place)
             if late is not None:
                 # At least once, as its readers know.
-                findings.repeated["late_feedback"] += late.source_offset in seen
+                is_new = late.source_offset not in seen
+                findings.repeated["late_feedback"] += not is_new
                 seen.add(late.source_offset)
-                _check(histories.users.get(key or b""), late, place, findings)
+                event = _check(histories.users.get(key or b""), late, place, findings)
+                findings.repeated[LATE_BY_WATERMARK] += is_new and _is_in_time(late, event, rules)
                 passed[key or b""].add((late.event_id, late.published_ms))
             findings.unmatched["late_feedback"] += findings.total > before
     for key, user in histories.users.items():
@@ -63,12 +68,22 @@ def check_late_feedback(
     return dict(passed)
 
 
-def _check(user: User | None, late: LateFeedback, place: Place, findings: Findings) -> None:
+def _is_in_time(late: LateFeedback, event: Named | None, rules: ExampleRules) -> bool:
+    """Is it no later than its request's windows allow, though it says so?"""
+    # What names its request says when that was; of attributed feedback, only the record does.
+    named = event is not None and event.request_id
+    request_time_ms = event.request_time_ms if event is not None and named else late.request.request_time_ms
+    published_ms = late.published_ms if event is None else event.published_ms
+    return late.reason == _AFTER_REVISION_WINDOW and published_ms <= request_time_ms + rules.kept_ms
+
+
+def _check(user: User | None, late: LateFeedback, place: Place, findings: Findings) -> Named | None:
+    """The event that it is of."""
     event = None if user is None else _event_at(user, late.source_offset)
     if event is None or late.source_partition != place.partition:
         source = f"{EVENTS.name}/{late.source_partition}/{late.source_offset}"
         findings.expect(False, "late_feedback_of_no_event", place, late.user_id, f"{source} is no feedback of the user")
-        return
+        return None
     act = act_of(event.published_ms, event.event_id, event.row)
     row = encode_row(BehaviourEvent(event_time_ms=late.event_time_ms, interaction=late.interaction))
     # Of attributed feedback, the reference says what it was attributed to.
@@ -83,10 +98,11 @@ def _check(user: User | None, late: LateFeedback, place: Place, findings: Findin
         if not findings.expect(
             found == wanted, "late_feedback_differs", place, late.user_id, field=field, found=found, wanted=wanted
         ):
-            return
+            return event
     findings.expect(
         late.reason in _REASONS, "late_feedback_reason", place, late.user_id, f"there is no reason {late.reason!r}"
     )
+    return event
 
 
 def _event_at(user: User, offset: int) -> Named | None:

@@ -17,7 +17,7 @@ class Verdict:
     #: Records by what they are, and how many of them are as they should be.
     checked: dict[str, int]
     matched: dict[str, int]
-    #: Harmless: records that came again, and what cannot be checked any more.
+    #: No mismatches: records that came again, what cannot be checked any more, and (also 0) `BEHIND_WATERMARK`.
     repeated: dict[str, int]
     events: dict[str, int]
     #: Records that were refused, by reason.
@@ -79,13 +79,16 @@ class Verdict:
         )
 
     def tables(self, most: int) -> list[Table]:
-        """What was checked, how fresh it was, and the first `most` mismatches."""
+        """What was checked and counted, how fresh it was, and the first `most` mismatches."""
         counts = Table("records", "checked", "matched", title="Checked")
         for name in sorted(self.checked):
             counts.add_row(name, f"{self.checked[name]:,}", f"{self.matched[name]:,}")
         events = f"{self.events.get('records', 0):,} events, {self.events_per_second:,.0f} a second"
         counts.caption = f"{events}; {self.waiting:,} not due"
-        tables = [counts]
+        counted = Table("what", "how many", title="Counted, and no mismatch")
+        for name in sorted(self.repeated):
+            counted.add_row(name, f"{self.repeated[name]:,}")
+        tables = [counts, counted]
         if self.freshness["responses"]:
             fresh = Table("behind by", "p50", "p99", "max", title="Served histories against what had arrived")
             for name, unit in (("behind_events", "events"), ("behind_ms", "ms")):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from infra.verify.findings import Findings
 from infra.verify.freshness import Freshness, behind
@@ -23,18 +24,27 @@ _FLOAT32_BYTES = 4
 _ID_BYTES = 8
 
 
+class Answer(NamedTuple):
+    """A response, as it was published first."""
+
+    published_ms: int
+    #: The record's.
+    value: bytes
+
+
 @dataclass
 class Served:
     """Responses that answered a request of their user, as the checks of examples need them."""
 
-    #: key of the user -> request_id -> response_id -> the record's value.
-    of_user: dict[bytes, dict[str, dict[str, bytes]]] = field(default_factory=dict)
+    #: key of the user -> request_id -> response_id.
+    of_user: dict[bytes, dict[str, dict[str, Answer]]] = field(default_factory=dict)
 
-    def add(self, key: bytes, request_id: str, response_id: str, value: bytes) -> bool:
+    def add(self, key: bytes, request_id: str, response_id: str, published_ms: int, value: bytes) -> bool:
         """Note one; was it there before?"""
         of_request = self.of_user.setdefault(key, {}).setdefault(request_id, {})
         known = of_request.get(response_id)
-        of_request.setdefault(response_id, value)
+        if known is None or published_ms < known.published_ms:
+            of_request[response_id] = Answer(published_ms, value)
         return known is not None
 
 
@@ -101,7 +111,7 @@ def check_responses(
                 findings.checked["refused_requests"] += in_range
                 continue
             assert key is not None
-            repeated = served.add(key, name, response.response_id, value)
+            repeated = served.add(key, name, response.response_id, time_ms, value)
             if in_range:
                 findings.repeated["responses"] += repeated
                 check.response(response, RankingRequest.FromString(request_value), place, asked_key is not None)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 from infra.verify.rules import Act, ExampleRules
@@ -52,33 +52,47 @@ class _Labels:
         return {task: bytes(labels) for task, labels in self.of_task.items()}
 
 
-def versions(
-    rules: ExampleRules,
-    items: Sequence[int],
-    acts: Iterable[Act],
-    request_time_ms: int,
-    said: Mapping[int, Sequence[bytes]] | None = None,
-) -> list[Version]:
-    """All of them, the first one first.
-
-    Args:
-        items: the targets, each once.
-        acts: the request's feedback, to whatever item.
-        said: label_version -> `caused_by` of the versions that were found. Feedback that was published in time and
-            stands there came later than the watermark allows: it takes effect where it stands.
-    """
-    said = said or {}
+def counting(items: Iterable[int], acts: Iterable[Act]) -> dict[bytes, Act]:
+    """event_id -> the feedback to a target, as it was published first; in the order in which it takes effect."""
     targets, of_id = frozenset(items), dict[bytes, Act]()
     for act in sorted([act for act in acts if act.item_id in targets]):
         of_id.setdefault(act.event_id, act)
-    due_ms, end_ms = request_time_ms + rules.label_window_ms, request_time_ms + rules.kept_ms
-    came_late = {
+    return of_id
+
+
+def behind_watermark(of_id: Mapping[bytes, Act], said: Mapping[int, Sequence[bytes]], due_ms: int) -> set[bytes]:
+    """event_id of the feedback that was published up to the label time, and that only a revision brings.
+
+    Args:
+        said: label_version -> `caused_by` of the versions that were found.
+    """
+    return {
         event_id
         for version, caused_by in said.items()
         if version > 1
         for event_id in caused_by
         if event_id in of_id and of_id[event_id].published_ms <= due_ms
     }
+
+
+def versions(
+    rules: ExampleRules,
+    items: Sequence[int],
+    of_id: Mapping[bytes, Act],
+    request_time_ms: int,
+    said: Mapping[int, Sequence[bytes]],
+    came_late: Collection[bytes],
+) -> list[Version]:
+    """All of them, the first one first.
+
+    Args:
+        items: the targets, each once.
+        of_id: the request's feedback, see `counting`.
+        said: label_version -> `caused_by` of the versions that were found.
+        came_late: see `behind_watermark`: it takes effect where it stands.
+    """
+    came_late = set(came_late)
+    due_ms, end_ms = rules.due_ms(request_time_ms), request_time_ms + rules.kept_ms
     labels = _Labels(rules, items, request_time_ms)
     labels.add_all(act for act in of_id.values() if act.published_ms <= due_ms and act.event_id not in came_late)
     found = [Version(labels.copy(), {}, (), due_ms)]

@@ -56,6 +56,10 @@ class ExampleRules:
         """From a request to when feedback to it comes too late."""
         return max(self.label_window_ms, self.revision_window_ms)
 
+    def due_ms(self, request_time_ms: int) -> int:
+        """The label time: what was published up to then is in version 1."""
+        return request_time_ms + self.label_window_ms
+
 
 def rules_of(config: ExampleJobConfig) -> ExampleRules:
     """The rules of a configuration."""

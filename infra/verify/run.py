@@ -18,6 +18,7 @@ from typing import Final
 
 from rich.progress import Progress, TaskID
 
+from infra.verify.findings import BEHIND_WATERMARK
 from infra.verify.reader import PartitionReader, Range
 from infra.verify.records import Batches, Slice
 from infra.verify.report import Verdict
@@ -108,7 +109,7 @@ def verify(
     return Verdict(
         checked=dict(findings.checked),
         matched={name: count - findings.unmatched[name] for name, count in findings.checked.items()},
-        repeated={name: count for name, count in findings.repeated.items() if count},
+        repeated=dict.fromkeys(BEHIND_WATERMARK, 0) | +findings.repeated,
         events={name: totals.events[name] for name in EVENT_COUNTS},
         dead_letters=dict(reasons),
         kinds=dict(findings.kinds),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
 from typing import Final, NamedTuple
@@ -30,9 +30,10 @@ class Page(NamedTuple):
     items: tuple[int, ...]
     response_id: str
     request_time_ms: int
+    #: By the copy that was published first.
     published_ms: int
     place: Place
-    #: The reason of its dead letter, "": it has none.
+    #: The reason of its dead letter, "": no copy has one.
     letter: str
 
 
@@ -98,16 +99,14 @@ class Choice:
 
 
 def choose(
-    responses: Mapping[str, RankingResponse], pages: Iterable[Page], *, emit_unshown: bool
+    responses: Mapping[str, RankingResponse], pages: Sequence[Page], *, emit_unshown: bool
 ) -> tuple[Choice | None, Sequence[tuple[Page, Reason]]]:
     """What was shown (None: no example comes of the request), and the pages that should be dead letters.
 
     Args:
-        responses: of the request, by response_id.
-        pages: of the request.
+        responses: of the request, by response_id; these and the pages were published up to the label time.
+        pages: of the request, each once.
     """
-    # The same record twice is one page.
-    pages = list({page.identity: page for page in pages}.values())
     if not pages:
         if not emit_unshown or not responses:
             return None, ()

@@ -12,6 +12,7 @@ from confluent_kafka.admin import AdminClient
 from verify_world import CONTRACT, PARTITION, REVISION_MS, START_MS, WINDOW_MS, World, right_world
 
 from infra.commands.verify import command
+from infra.verify.findings import BEHIND_WATERMARK
 from infra.verify.reader import PartitionReader, Range
 from schemas.topics import EVENTS, HEARTBEAT_KEY, LIVE_TOPICS, PARTITIONS
 from schemas.v1.operations_pb2 import Heartbeat
@@ -113,6 +114,7 @@ def test_the_command_finds_a_right_world_right_and_a_wrong_one_wrong(bootstrap: 
     assert verdict["kinds"] == {"example_doubled": 2, "example_labels": 1}
     assert verdict["checked"]["examples"] == 4
     assert verdict["matched"]["examples"] == 2
+    assert {name: verdict["repeated"][name] for name in BEHIND_WATERMARK} == dict.fromkeys(BEHIND_WATERMARK, 0)
     (mismatch,) = [one for one in verdict["first_mismatches"] if one["kind"] == "example_labels"]
     assert mismatch["where"].startswith(f"training.examples.v1/{PARTITION}/")
 

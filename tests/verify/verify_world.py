@@ -71,8 +71,8 @@ class World:
 
     user: int = USER
     events: list[BehaviourEvent] = field(default_factory=list)
-    #: Of the events' records; where there is none, the event's own time.
-    published: dict[int, int] = field(default_factory=dict)
+    #: Of the records by offset; where there is none, the message's own time.
+    published: dict[Topic, dict[int, int]] = field(default_factory=lambda: defaultdict(dict))
     updates: list[SequenceUpdate] = field(default_factory=list)
     snapshots: list[SequenceSnapshot] = field(default_factory=list)
     requests: list[RankingRequest] = field(default_factory=list)
@@ -113,8 +113,7 @@ class World:
                 ),
                 START_MS,
             )
-            if topic is EVENTS:
-                time_ms = self.published.get(offset, time_ms)
+            time_ms = self.published[topic].get(offset, time_ms)
             records.append((offset, time_ms, key, message.SerializeToString(deterministic=True)))  # type: ignore[attr-defined]
         return records
 
@@ -223,7 +222,7 @@ def right_world(user: int = USER, offset: int = 0, before: tuple[BehaviourEvent,
         if n == 4:
             # A duplicate takes an offset and no number.
             world.events.append(one)
-    world.published[len(world.events) - 1] = REQUEST_MS + WINDOW_MS + 500
+    world.published[EVENTS][len(world.events) - 1] = REQUEST_MS + WINDOW_MS + 500
     rows = decode_events(b"".join(world.rows.values()))
     world.snapshots.append(
         SequenceSnapshot(
