@@ -252,6 +252,46 @@ def test_attributed_feedback_that_the_join_forgot_is_missed() -> None:
     assert "example_labels" in job.kinds(config)
 
 
+@pytest.mark.parametrize(
+    "copies_ms",
+    [
+        (100, 200),
+        pytest.param(
+            (200, 100),
+            marks=pytest.mark.xfail(strict=True, reason="the join notes the copy that comes first"),
+        ),
+    ],
+)
+def test_feedback_between_two_copies_of_an_impression_belongs_to_it(copies_ms: tuple[int, ...]) -> None:
+    config = ExampleJobConfig.model_validate(CONFIG)
+    job, (response, impression, touch) = Job(config), _one_request()
+    job.take(*response)
+    for published_ms in copies_ms:
+        job.take("impression", START_MS + published_ms, impression[2])
+    job.take("feedback", START_MS + 150, touch[2])
+    job.advance(END_MS)
+    assert TrainingExample.FromString(job.examples[0][3]).labels[0].labels == b"\1"
+    assert not {kind for kind in job.kinds(config) if not kind.startswith("stamp")}
+
+
+def test_feedback_after_a_late_impression_belongs_to_the_one_before() -> None:
+    config = ExampleJobConfig.model_validate(CONFIG)
+    job = Job(config)
+    for name, shown_ms, published_ms in (("q", 800, 800), ("later", 900, LABEL_MS + 1)):
+        response, impression, touch = _one_request()
+        for (kind, _, message), at_ms in ((response, 0), (impression, published_ms)):
+            message.request_id = name
+            if kind == "impression":
+                message.impression_time_ms = START_MS + shown_ms
+            job.take(kind, START_MS + at_ms, message)
+    touch[2].event_time_ms = START_MS + 950
+    job.take("feedback", START_MS + 1_300, touch[2])
+    job.advance(END_MS)
+    examples = [TrainingExample.FromString(each[3]) for each in job.examples]
+    assert [(each.request_id, each.label_version) for each in examples] == [("q", 1), ("q", 2)]
+    assert not {kind for kind in job.kinds(config) if not kind.startswith("stamp")}
+
+
 def _one_request() -> list[tuple[str, int, object]]:
     common = {"schema_version": 1, "user_id": USER, "request_id": "q", "request_time_ms": START_MS}
     response = RankingResponse(
