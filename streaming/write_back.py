@@ -68,6 +68,11 @@ class WriteBack(Generic[K, P, V]):
         self._unwritten.pop(key, None)
         self._write_value(place, key, value)
 
+    def settle(self, key: K, value: V) -> None:
+        """The value is as the state has it after all."""
+        self._unwritten.pop(key, None)
+        self.keep(key, value)
+
     def forget(self, key: K) -> None:
         """The value is no more; the state is the caller's."""
         self._kept.pop(key, None)

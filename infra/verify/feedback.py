@@ -62,7 +62,10 @@ def attributed(
                 shown[item].add(order)
     found: dict[str, list[Act]] = defaultdict(list)
     ages = [order[0] for of_item in shown.values() for order in of_item]
+    first_ms = _first_published(user)
     for act in _unnamed(user, shown, min(ages, default=0), max(ages, default=0) + window_ms):
+        if act.published_ms > first_ms.get(act.event_id, act.published_ms):
+            continue
         earliest_ms, latest_ms = act.published_ms - window_ms, min(act.acted_ms, act.published_ms)
         orders = shown[act.item_id]
         possible = [order for order in orders if earliest_ms <= order[0] <= latest_ms and order[-1] <= act.published_ms]
@@ -72,6 +75,24 @@ def attributed(
             if choice is not None and choice.response.response_id == response_id:
                 found[request_id].append(act)
     return found
+
+
+def _first_published(user: User) -> dict[bytes, int]:
+    """event_id -> when it was published first, of events that were published more than once."""
+    first_ms: dict[bytes, int] = {}
+    for published_ms, event_id, _, _ in user.unnumbered:
+        first_ms[event_id] = min(published_ms, first_ms.get(event_id, published_ms))
+    for epoch in user.epochs.values():
+        # The seeded ones among them have no time.
+        skipped = epoch.seeded - epoch.before
+        for event_id in first_ms:
+            at = epoch.event_ids.find(event_id, skipped * ID_BYTES)
+            while at >= 0 and at % ID_BYTES:
+                at = epoch.event_ids.find(event_id, at + 1)
+            if at >= 0:
+                published_ms = user.times[epoch.times_at + at // ID_BYTES - skipped]
+                first_ms[event_id] = min(first_ms[event_id], published_ms)
+    return first_ms
 
 
 def _unnamed(user: User, items: Mapping[int, object], from_ms: int, until_ms: int) -> Iterator[Act]:

@@ -119,8 +119,7 @@ def choose(
     refused: list[tuple[Page, Reason]] = []
     for page in sorted(pages):
         rows_of_items = row_of.get(page.response_id)
-        if rows_of_items is None or page.letter == Reason.RESPONSE_MISSING:
-            # That a response came too late cannot be seen in the topic: its dead letter is believed.
+        if rows_of_items is None:
             refused.append((page, Reason.RESPONSE_MISSING))
         elif not rows_of_items.keys() >= set(page.items):
             refused.append((page, Reason.UNKNOWN_CANDIDATE))

@@ -61,6 +61,13 @@ class FeedbackDesk:
     def note_shown(self, turn: Turn, shown: Shown) -> None:
         """An impression has come, to which feedback may belong."""
         user = self._values.user(turn)
+        for place, each in enumerate(user.shown):
+            if each[:5] == shown[:5] and each.item_id == shown.item_id:
+                # A copy: it was published when the first was.
+                if shown.published_ms < each.published_ms:
+                    user.shown[place] = shown
+                    self._values.put_user(turn, user)
+                return
         if len(user.shown) % _SWEPT_TOGETHER == _SWEPT_TOGETHER - 1:
             self._drop(turn, user)
         if len(user.shown) >= self._settings.limits.attributed_impressions_per_user:
@@ -171,9 +178,8 @@ class FeedbackDesk:
             self.revise(turn, waiting)
             return
         found = attribute(user.shown, given, self._settings.attribution_window_ms)
-        if found is None:
-            turn.count("feedback_unattributed")
-        elif found.due_ms > written_ms:
+        if found is None or found.due_ms > written_ms:
+            # To nothing yet, or to nothing at all: its copies shall not fare otherwise.
             self._keep_loose(turn, user, given)
         elif max(given.published_ms - 1, written_ms) >= found.request_time_ms + self._settings.kept_ms:
             turn.too_late(given, found.request_id, found.request_time_ms, AFTER_REVISION_WINDOW)

@@ -98,7 +98,7 @@ class ExampleJoin:
         if known is None or packed < known:
             request.impressions[identity] = packed
             self.values.put(turn, due_ms, due)
-        if known is None and settings.attribution_window_ms:
+        if settings.attribution_window_ms:
             shown = Shown(
                 max(impression.impression_time_ms, request_time_ms),
                 request_time_ms,

@@ -169,9 +169,10 @@ class PendingValues:
         if user.dues or user.loose or user.waiting or user.shown:
             self._users.put(turn.state, slot, user)
             return
-        self._users.forget(slot)
+        self._users.settle(slot, user)
         if user.stored:
             turn.state.remove(USER_SLOT)
+            user.stored = False
 
 
 def _write(state: PendingState, slot: _Slot, value: DueRequests | UserPending) -> None:

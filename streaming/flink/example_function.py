@@ -24,6 +24,7 @@ from streaming.examples.join import ExampleJoin
 from streaming.examples.settings import ExampleSettings
 from streaming.examples.turn import JoinOutcome
 from streaming.flink.batches import split_records, told_watermark
+from streaming.flink.collector import collect_rarely
 from streaming.flink.fresh_code import Shipped
 from streaming.flink.internals import KeySwitch, OutputRow
 from streaming.flink.metrics import EXAMPLE_COUNTERS, Metrics, reason_counter
@@ -89,6 +90,7 @@ class ExampleFunction(Shipped, KeyedProcessFunction):  # type: ignore[misc]
 
     def open(self, runtime_context: RuntimeContext) -> None:
         """Flink's hook: state and counters, on the TaskManager."""
+        collect_rarely()
         # Bytes in state are declared pickled: PRIMITIVE_ARRAY(BYTE) does not survive thread mode.
         descriptor = MapStateDescriptor("pending", Types.LONG(), Types.PICKLED_BYTE_ARRAY())
         self._keys = KeySwitch(runtime_context, self._kept.cached_requests)

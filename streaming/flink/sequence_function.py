@@ -17,6 +17,7 @@ from schemas.reasons import Rejected
 from schemas.topics import EVENTS
 from streaming.dead_letters import Source, dead_letter
 from streaming.flink.batches import BatchedRecord, join_rows, split_records
+from streaming.flink.collector import collect_rarely
 from streaming.flink.fresh_code import Shipped
 from streaming.flink.internals import KeySwitch, OutputRow
 from streaming.flink.metrics import SEQUENCE_COUNTERS, SEQUENCE_DISTRIBUTIONS, Metrics, late_counter, reason_counter
@@ -127,6 +128,7 @@ class SequenceFunction(Shipped, KeyedProcessFunction):  # type: ignore[misc]
 
     def open(self, runtime_context: RuntimeContext) -> None:
         """Flink's hook: state and metrics, on the TaskManager."""
+        collect_rarely()
         self._keys = KeySwitch(runtime_context, self._cached_users)
         states = FlinkUserStates(runtime_context, self._keys)
         # A user who comes often is found again.

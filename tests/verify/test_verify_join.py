@@ -256,10 +256,7 @@ def test_attributed_feedback_that_the_join_forgot_is_missed() -> None:
     "copies_ms",
     [
         (100, 200),
-        pytest.param(
-            (200, 100),
-            marks=pytest.mark.xfail(strict=True, reason="the join notes the copy that comes first"),
-        ),
+        (200, 100),
     ],
 )
 def test_feedback_between_two_copies_of_an_impression_belongs_to_it(copies_ms: tuple[int, ...]) -> None:

@@ -120,15 +120,13 @@ class _Bench:
         return Rate(per_second=rate.per_second * records, per_cpu_second=rate.per_cpu_second * records)
 
     def _sizes(self, running: Session, begin: dict[int, int]) -> None:
-        sizes, versions = [], []
+        sizes = []
         for record in read_bounded(running.bootstrap, EXAMPLES.name, begin):
             example = TrainingExample.FromString(record.value)
-            versions.append(example.label_version)
             if len(example.position) // 2 == SHOWN:
                 sizes.append(len(record.value))
         if sizes:
             self.figures["example_bytes"] = {"mean": mean(sizes), "max": max(sizes), "targets": SHOWN, "tasks": 3}
-            self.figures["revisions_of_examples"] = sum(version > 1 for version in versions) / len(versions)
 
     def level(self, running: Session) -> None:
         """The state over the whole traffic."""
