@@ -22,7 +22,8 @@ DATA = Path(__file__).parents[1] / "data"
 def test_both_jobs_of_a_replay_agree(name: str) -> None:
     sequence = load_config(SequenceJobConfig, SEQUENCE_CONFIG)
     example = load_config(ExampleJobConfig, EXAMPLE_CONFIG.with_name(name))
-    assert sequence.watermark == example.watermark
+    # (Only the example job has topics to keep in step.)
+    assert sequence.watermark.model_dump() == example.watermark.model_dump(exclude={"max_drift_ms"})
     assert sequence.limits == example.limits
 
 
