@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import signal
 import sys
 from pathlib import Path
 
@@ -15,6 +14,7 @@ from infra.home import home_dir
 from infra.logs.open_log import open_log
 from infra.report.page import write_page
 from infra.report.terminal import print_report
+from infra.unwind import unwind_when_told_to_end
 
 _BUNDLED = REPOSITORY / "tests" / "data" / "gitlog_small"
 
@@ -30,9 +30,7 @@ def command(log: Path, fraction: float, home: str | None, seed: int, kills: int)
 
     Exits with 1 if `verify` finds a mismatch or a disturbance is not accounted for.
     """
-    # What the demo started must end with it, however it is asked to end: unwind instead of dying where it stands.
-    for number in (signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, lambda received, _: sys.exit(128 + received))
+    unwind_when_told_to_end()
     console = Console()
     steps = Steps(console)
     where = home_dir(home) if home else home_dir(None) / "demo"

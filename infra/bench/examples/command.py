@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import signal
-import sys
 from pathlib import Path
 from statistics import mean
 from typing import Any, Final
@@ -19,6 +17,7 @@ from infra.bench.examples.workload import RECORDS_OF_REQUEST, SHOWN, Traffic, tr
 from infra.bench.sequence.produce import prepare_topics
 from infra.bench.sequence.session import Session, session
 from infra.bench.sequence.throughput import Rate, medians, run_once
+from infra.unwind import unwind_when_told_to_end
 from schemas.topics import EVENTS, EXAMPLES, IMPRESSIONS, RESPONSES, Topic
 from schemas.v1.training_pb2 import TrainingExample
 from scorer.landing.bounded import read_bounded
@@ -52,9 +51,7 @@ def command(
     Measured are records of all three topics per second with one slot and per CPU second of its TaskManager; bytes of an
     example; and the size of the state over a long replay.
     """
-    # What this started must end with it, however it is asked to end: unwind instead of dying where it stands.
-    for number in (signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, lambda received, _: sys.exit(128 + received))
+    unwind_when_told_to_end()
     settings = (f"revision_window_ms={_REVISION_WINDOW_MS}", *settings)
     load_config(ExampleJobConfig, None, settings)
     console = Console(stderr=True)
