@@ -11,6 +11,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from infra.cluster.local import LocalCluster
+from infra.cluster.state import JOBMANAGER
 from infra.errors import InfraError
 from infra.flink_rest import TERMINAL_STATES, FlinkRest
 from infra.waiting import wait_until
@@ -130,6 +131,23 @@ class SequenceJob(FlinkJob):
     def arguments(self) -> list[str]:
         """Of the next start."""
         return [word for setting in self.settings for word in ("--set", setting)]
+
+
+def revive_jobmanager(cluster: LocalCluster, jobs: Sequence[FlinkJob]) -> None:
+    """After the JobManager's death: another one, and its TaskManagers anew, which would cling to the dead one until its
+    heartbeat times out; the jobs go on from their last retained checkpoints.
+
+    Raises:
+        InfraError: one of them did not come back, or a job has no checkpoint.
+    """
+    known = cluster.peek()
+    assert known is not None, "a job ran here"
+    resume_from = [job.last_retained() for job in jobs]
+    for name in known.taskmanagers:
+        cluster.kill(name)
+    cluster.restart(JOBMANAGER, *known.taskmanagers)
+    for job, checkpoint in zip(jobs, resume_from, strict=True):
+        job.start(job.parallelism, checkpoint)
 
 
 def _job_file(name: str) -> Path:

@@ -9,10 +9,11 @@ from typing import Final
 
 import numpy as np
 
+from infra.bench.faults.kills import shuffled_bag
 from infra.cluster.local import LocalCluster
 from infra.cluster.state import BROKER, JOBMANAGER, taskmanager
 from infra.demo.scorer_process import ScorerProcess
-from infra.flink_job import FlinkJob
+from infra.flink_job import FlinkJob, revive_jobmanager
 
 TASKMANAGERS: Final = 2
 
@@ -37,13 +38,12 @@ class Kill:
 
 def draw_kills(kills: int, events: int, rng: np.random.Generator) -> list[Kill]:
     """`kills` kills, each somewhere in its equal share of the events; every kind comes before one comes again."""
-    bag: list[Victim] = []
+    bag = shuffled_bag(list(Victim), rng)
     drawn = []
     for index in range(kills):
-        if not bag:
-            bag = [list(Victim)[place] for place in rng.permutation(len(Victim))]
+        victim = next(bag)
         at_event = int((index + rng.uniform(0.1, 0.9)) * events / kills)
-        drawn.append(Kill(victim=bag.pop(), taskmanager=int(rng.integers(TASKMANAGERS)), at_event=at_event))
+        drawn.append(Kill(victim=victim, taskmanager=int(rng.integers(TASKMANAGERS)), at_event=at_event))
     return drawn
 
 
@@ -81,15 +81,8 @@ class Killer:
                 self._scorer.kill_and_restart()
                 self._scorer.wait_ready()
             case Victim.JOBMANAGER:
-                # It forgets its jobs: they go on from their last checkpoints, on TaskManagers that know the new one.
                 self._cluster.kill(JOBMANAGER)
-                resume_from = [job.last_retained() for job in self._jobs]
-                names = [taskmanager(number) for number in range(TASKMANAGERS)]
-                for name in names:
-                    self._cluster.kill(name)
-                self._cluster.restart(JOBMANAGER, *names)
-                for job, checkpoint in zip(self._jobs, resume_from, strict=True):
-                    job.start(job.parallelism, checkpoint)
+                revive_jobmanager(self._cluster, self._jobs)
             case Victim.TASKMANAGER | Victim.BROKER:
                 name = BROKER if kill.victim is Victim.BROKER else taskmanager(kill.taskmanager)
                 self._cluster.kill(name)

@@ -16,7 +16,7 @@ from infra.bench.examples import level
 from infra.bench.examples.workload import RECORDS_OF_REQUEST, SHOWN, Traffic, traffic
 from infra.bench.sequence.produce import prepare_topics
 from infra.bench.sequence.session import Session, session
-from infra.bench.sequence.throughput import Rate, medians, run_once
+from infra.bench.sequence.throughput import Compared, Rate, alternate, compare, run_once
 from infra.unwind import unwind_when_told_to_end
 from schemas.topics import EVENTS, EXAMPLES, IMPRESSIONS, RESPONSES, Topic
 from schemas.v1.training_pb2 import TrainingExample
@@ -26,8 +26,11 @@ from streaming.config import ExampleJobConfig, load_config
 PARTS: Final = ("throughput", "level")
 INPUTS: Final[tuple[Topic, ...]] = (EVENTS, RESPONSES, IMPRESSIONS)
 EXAMPLE_JOB: Final = Path(streaming.__file__).with_name("example_job.py")
-PASSTHROUGH_JOB: Final = Path(__file__).with_name("passthrough_job.py")
-BATCHED_PASSTHROUGH_JOB: Final = Path(__file__).with_name("batched_passthrough_job.py")
+_JOBS: Final = Compared(
+    job=EXAMPLE_JOB,
+    passthrough=Path(__file__).with_name("passthrough_job.py"),
+    batched_passthrough=Path(__file__).with_name("batched_passthrough_job.py"),
+)
 #: Of the examples that come: the compilers are at work, and the first windows fill.
 _SKIPPED_SHARE: Final = 0.25
 _MEASURED_SHARE: Final = 0.6
@@ -77,24 +80,11 @@ class _Bench:
 
     def throughput(self, running: Session, rounds: int) -> None:
         """Rates of the three jobs, taking turns; a first round warms up unseen."""
-        rates: dict[Path, list[Rate]] = {PASSTHROUGH_JOB: [], EXAMPLE_JOB: [], BATCHED_PASSTHROUGH_JOB: []}
-        for number in range(rounds + 1):
-            for job, found in rates.items():
-                self._console.print(f"throughput, round {number} of {rounds}: {job.stem}")
-                rate = self._rate(running, job)
-                self._console.print(f"  {rate.per_second:,.0f} records/s, {rate.per_cpu_second:,.0f} per CPU second")
-                if number:
-                    found.append(rate)
-        middle = medians(rates[EXAMPLE_JOB])
-        self.figures["records_per_second"] = middle.per_second
-        self.figures["records_per_cpu_second"] = middle.per_cpu_second
-        self.figures["rounds"] = {job.stem: [one.per_second for one in every] for job, every in rates.items()}
-        for name, job in (("passthrough", PASSTHROUGH_JOB), ("batched_passthrough", BATCHED_PASSTHROUGH_JOB)):
-            bound = medians(rates[job])
-            self.limits[f"{name}_per_second"] = bound.per_second
-            self.limits[f"{name}_per_cpu_second"] = bound.per_cpu_second
-            self.ratios[f"job_to_{name}"] = middle.per_second / bound.per_second
-            self.ratios[f"job_to_{name}_per_cpu_second"] = middle.per_cpu_second / bound.per_cpu_second
+        rates = alternate(_JOBS, lambda job: self._rate(running, job), rounds=rounds, tell=self._console.print)
+        figures, limits, ratios = compare(_JOBS, rates, "records")
+        self.figures |= figures
+        self.limits |= limits
+        self.ratios |= ratios
 
     def _rate(self, running: Session, job: Path) -> Rate:
         # The job writes one record where the others write all that a request has. The sources keep step by event time,

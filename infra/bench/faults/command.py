@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import signal
 import sys
 import tempfile
 from pathlib import Path
@@ -14,6 +13,7 @@ from rich.console import Console
 from rich.table import Table
 
 from infra.bench.faults.bench import FaultsReport, FaultsSettings, progress_bar, run_faults
+from infra.unwind import unwind_when_told_to_end
 
 #: At the default rate 20 s, which is longer than most recoveries: there is traffic throughout.
 _EVENTS_PER_KILL = 10_000
@@ -37,9 +37,7 @@ def command(kills: int, seed: int, events: int | None, rate: float, taskmanagers
     Exits with 1 if an event was lost or doubled, a number is missing or has two digests, or anything else differs;
     logs and topics are then kept.
     """
-    # What the bench started must end with it, however it is asked to end: unwind instead of dying where it stands.
-    for number in (signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, lambda received, _: sys.exit(128 + received))
+    unwind_when_told_to_end()
     settings = FaultsSettings(
         kills=kills,
         seed=seed,

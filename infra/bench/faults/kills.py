@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Final
+from typing import Final, TypeVar
 
 import numpy as np
+
+K = TypeVar("K")
 
 
 class Victim(StrEnum):
@@ -36,20 +39,25 @@ class Kill:
     until_event: int
 
 
+def shuffled_bag(kinds: Sequence[K], rng: np.random.Generator) -> Iterator[K]:
+    """One of `kinds` after the other for ever, each once before one comes again."""
+    while True:
+        yield from [kinds[place] for place in rng.permutation(len(kinds))][::-1]
+
+
 def draw_kills(kills: int, events: int, taskmanagers: int, rng: np.random.Generator) -> list[Kill]:
     """`kills` kills over `events` events: each has an equal share of the traffic and falls within it.
 
-    Every kind comes once before one comes again: a shuffled bag, filled again when it is empty.
+    Every kind comes once before one comes again.
     """
-    bag: list[Victim] = []
+    bag = shuffled_bag(list(Victim), rng)
     drawn = []
     for index in range(kills):
-        if not bag:
-            bag = [list(Victim)[place] for place in rng.permutation(len(Victim))]
+        victim = next(bag)
         first, last = (events * end // (kills + 1) for end in (index, index + 1))
         drawn.append(
             Kill(
-                victim=bag.pop(),
+                victim=victim,
                 taskmanager=int(rng.integers(taskmanagers)),
                 at_event=first + int((last - first) * rng.uniform(_EARLIEST, _LATEST)),
                 until_event=last,

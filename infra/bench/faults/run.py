@@ -16,7 +16,7 @@ from infra.bench.faults.traffic import Traffic, TrafficSettings
 from infra.bench.faults.watcher import Watcher
 from infra.cluster.local import LocalCluster
 from infra.cluster.state import BROKER, JOBMANAGER, taskmanager
-from infra.flink_job import SequenceJob
+from infra.flink_job import SequenceJob, revive_jobmanager
 from schemas.topics import DEAD_LETTER_TOPICS, EVENTS, SNAPSHOTS, UPDATES, Topic
 from scorer.landing.bounded import Landed, read_bounded
 from streaming.config import SequenceJobConfig, load_config
@@ -142,12 +142,7 @@ class TrafficRun:
         killed_at, first_after = self._clock(), self.sent
         # 3
         if kill.victim is Victim.JOBMANAGER:
-            resume_from = self.job.last_retained()
-            orphans = self._taskmanagers()
-            for name in orphans:
-                self.cluster.kill(name)
-            self.cluster.restart(*names, *orphans)
-            self.job.start(self.job.parallelism, resume_from)
+            revive_jobmanager(self.cluster, [self.job])
         else:
             self.cluster.restart(*names)
         # 4

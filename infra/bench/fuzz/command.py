@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import signal
 import sys
 import tempfile
 import time
@@ -23,6 +22,7 @@ from infra.flink_job import SequenceJob
 from infra.progress import progress_bars
 from infra.seed.publish import Span, spans, wait_applied
 from infra.topics import apply_topics
+from infra.unwind import unwind_when_told_to_end
 from schemas.topics import DEAD_LETTER_TOPICS, EVENTS, SNAPSHOTS, UPDATES
 from scorer.landing.bounded import read_bounded
 from streaming.config import SequenceJobConfig, load_config
@@ -40,8 +40,7 @@ def command(records: int, seed: int) -> None:
 
     Exits with 1 when one is missing or the job restarted; logs and topics are then kept.
     """
-    for number in (signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, lambda received, _: sys.exit(128 + received))
+    unwind_when_told_to_end()
     home = Path(tempfile.mkdtemp(prefix="longrank-fuzz-"))
     well = False
     try:

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import signal
-import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -26,9 +24,13 @@ from infra.bench.sequence.session import (
 )
 from infra.bench.sequence.workload import Record, of_log, short_video, zipf_users
 from infra.logs.open_log import open_log
+from infra.unwind import unwind_when_told_to_end
 from schemas.topics import EVENTS
 from streaming.config import SequenceJobConfig, load_config
 
+_JOBS: Final = throughput.Compared(
+    job=SEQUENCE_JOB, passthrough=PASSTHROUGH_JOB, batched_passthrough=BATCHED_PASSTHROUGH_JOB
+)
 PARTS: Final = ("throughput", "latency", "flatness", "sizes")
 #: Popularity of users: rank r has a weight of r ** -0.8.
 _EXPONENT: Final = 0.8
@@ -68,9 +70,7 @@ def command(
     Rates with one TaskManager of one slot, and per CPU second of it; latency from publication to the delta at a
     consumer; what a user's n-th event costs; bytes in state, snapshots, deltas and checkpoints.
     """
-    # What this started must end with it, however it is asked to end: unwind instead of dying where it stands.
-    for number in (signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, lambda received, _: sys.exit(128 + received))
+    unwind_when_told_to_end()
     config = load_config(SequenceJobConfig, None, settings)
     console = Console(stderr=True)
     bench = _Bench(console, settings, config, seed, parts or PARTS)
@@ -124,25 +124,16 @@ class _Bench:
 
     def throughput(self, running: Session, events: int, rounds: int, of: str = "", more: Sequence[str] = ()) -> None:
         """Rates of the three jobs; `of` ends the names of the figures, `more` are settings."""
-        rates = throughput.alternate(
-            running,
-            [*more, *self._settings],
-            rounds=rounds,
-            skip=int(events * _SKIPPED_SHARE),
-            count=int(events * _MEASURED_SHARE),
-            tell=self._console.print,
-        )
-        middle = throughput.medians(rates[SEQUENCE_JOB])
-        self.figures[f"events_per_second{of}"] = middle.per_second
-        self.figures[f"events_per_cpu_second{of}"] = middle.per_cpu_second
-        self.figures[f"rounds{of}"] = {job.stem: [one.per_second for one in every] for job, every in rates.items()}
-        # One that works record by record, as PyFlink does by itself, and one with the batches of the job.
-        for name, job in (("passthrough", PASSTHROUGH_JOB), ("batched_passthrough", BATCHED_PASSTHROUGH_JOB)):
-            bound = throughput.medians(rates[job])
-            self.limits[f"{name}_per_second{of}"] = bound.per_second
-            self.limits[f"{name}_per_cpu_second{of}"] = bound.per_cpu_second
-            self.ratios[f"job_to_{name}{of}"] = middle.per_second / bound.per_second
-            self.ratios[f"job_to_{name}_per_cpu_second{of}"] = middle.per_cpu_second / bound.per_cpu_second
+
+        def run(job: Path) -> throughput.Rate:
+            skip, count = int(events * _SKIPPED_SHARE), int(events * _MEASURED_SHARE)
+            return throughput.run_once(running, job, [*more, *self._settings], skip=skip, count=count)
+
+        rates = throughput.alternate(_JOBS, run, rounds=rounds, tell=self._console.print)
+        figures, limits, ratios = throughput.compare(_JOBS, rates, "events", of)
+        self.figures |= figures
+        self.limits |= limits
+        self.ratios |= ratios
 
     def _latency(self, running: Session, events: int, users: int) -> None:
         peak = self.figures.get("events_per_second")

@@ -1,13 +1,14 @@
-"""Events per second through the sequence job and through the jobs that do nothing, one after the other."""
+"""Records per second through a job and through the jobs that do nothing, one after the other."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
+from typing import Any
 
-from infra.bench.sequence.session import BATCHED_PASSTHROUGH_JOB, PASSTHROUGH_JOB, SEQUENCE_JOB, Session, Watch
+from infra.bench.sequence.session import Session, Watch
 from infra.errors import InfraError
 from schemas.topics import EVENTS, UPDATES, Topic
 
@@ -50,26 +51,53 @@ def run_once(
     return Rate(per_second=records / (last.time_s - first.time_s), per_cpu_second=records / (last.cpu_s - first.cpu_s))
 
 
+@dataclass(frozen=True, kw_only=True)
+class Compared:
+    """A job and those that do nothing: one that works record by record, as PyFlink does by itself, and one with the
+    batches of the job."""
+
+    job: Path
+    passthrough: Path
+    batched_passthrough: Path
+
+
 def alternate(
-    running: Session,
-    settings: Sequence[str],
-    *,
-    rounds: int,
-    skip: int,
-    count: int,
-    tell: Callable[[str], object],
+    jobs: Compared, run: Callable[[Path], Rate], *, rounds: int, tell: Callable[[str], object]
 ) -> dict[Path, list[Rate]]:
-    """Of the sequence job and of both pass-throughs the rates, `rounds` each, taking turns; a first round warms up
-    unseen."""
-    rates: dict[Path, list[Rate]] = {PASSTHROUGH_JOB: [], SEQUENCE_JOB: [], BATCHED_PASSTHROUGH_JOB: []}
+    """The rates that `run` finds, `rounds` of each job, taking turns; a first round warms up unseen."""
+    rates: dict[Path, list[Rate]] = {jobs.passthrough: [], jobs.job: [], jobs.batched_passthrough: []}
     for number in range(rounds + 1):
         for job, found in rates.items():
             tell(f"throughput, round {number} of {rounds}: {job.stem}")
-            rate = run_once(running, job, settings, skip=skip, count=count)
+            rate = run(job)
             tell(f"  {rate.per_second:,.0f} records/s, {rate.per_cpu_second:,.0f} per CPU second")
             if number:
                 found.append(rate)
     return rates
+
+
+def compare(
+    jobs: Compared, rates: Mapping[Path, Sequence[Rate]], what: str, of: str = ""
+) -> tuple[dict[str, Any], dict[str, float], dict[str, float]]:
+    """Figures, limits and ratios of what `alternate` found; `of` ends their names.
+
+    Args:
+        what: the job counts, "events" or "records".
+    """
+    middle = medians(rates[jobs.job])
+    figures: dict[str, Any] = {
+        f"{what}_per_second{of}": middle.per_second,
+        f"{what}_per_cpu_second{of}": middle.per_cpu_second,
+        f"rounds{of}": {job.stem: [one.per_second for one in every] for job, every in rates.items()},
+    }
+    limits, ratios = {}, {}
+    for name, job in (("passthrough", jobs.passthrough), ("batched_passthrough", jobs.batched_passthrough)):
+        bound = medians(rates[job])
+        limits[f"{name}_per_second{of}"] = bound.per_second
+        limits[f"{name}_per_cpu_second{of}"] = bound.per_cpu_second
+        ratios[f"job_to_{name}{of}"] = middle.per_second / bound.per_second
+        ratios[f"job_to_{name}_per_cpu_second{of}"] = middle.per_cpu_second / bound.per_cpu_second
+    return figures, limits, ratios
 
 
 def medians(rates: Sequence[Rate]) -> Rate:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import signal
 import subprocess
 import sys
 from statistics import median
@@ -18,6 +17,7 @@ from infra.bench.sequence.session import session
 from infra.bench.verify.child import WORK
 from infra.bench.verify.world import world
 from infra.errors import InfraError
+from infra.unwind import unwind_when_told_to_end
 from streaming.config import SequenceJobConfig, load_config
 
 _TIMEOUT_S: Final = 3_600
@@ -36,9 +36,7 @@ def command(events: int, users: int, requests: int, rounds: int, core: int, seed
     Events with their updates and snapshots, and requests of 100 candidates with responses, impressions of 8 items and
     examples. `events_per_second` is that of all checks together; `histories_` is that of events and updates alone.
     """
-    # What this started must end with it, however it is asked to end: unwind instead of dying where it stands.
-    for number in (signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, lambda received, _: sys.exit(128 + received))
+    unwind_when_told_to_end()
     if core not in os.sched_getaffinity(0):
         raise click.BadParameter(f"there are {sorted(os.sched_getaffinity(0))}", param_hint="--core")
     console, rules = Console(stderr=True), load_config(SequenceJobConfig, None).settings()
