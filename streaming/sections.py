@@ -14,6 +14,7 @@ from schemas.limits import Limits
 from schemas.packing import PACKING_VERSION, PACKING_VERSIONS
 from schemas.topics import UPDATES
 from streaming.examples.labels import Acted, AllOf, AnyOf, Not, Rule, Watched
+from streaming.examples.settings import JoinLimits
 
 Count = Annotated[int, Field(ge=1)]
 Name = Annotated[str, Field(min_length=1)]
@@ -28,7 +29,7 @@ class Section(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
-# Field by field what `schemas.limits.Limits` has, so that the two cannot drift apart.
+# Field by field what `schemas.limits.Limits` has, so that the two cannot drift apart; and so `JoinLimitsSection` below.
 _limit_fields: dict[str, Any] = {field.name: (int, field.default) for field in fields(Limits)}
 LimitsSection: Any = create_model("LimitsSection", __base__=Section, __module__=__name__, **_limit_fields)
 
@@ -241,16 +242,8 @@ SHORT_VIDEO_LABELS: Final = (
 )
 
 
-class JoinLimitsSection(Section):
-    """How much may wait for one request or user; more than that is no traffic of people."""
-
-    responses_per_request: Count = 16
-    impressions_per_request: Count = 256
-    feedback_per_request: Count = 4_096
-    #: Feedback of a user that names no request and may still find its impression.
-    unattributed_per_user: Count = 4_096
-    #: Impressions of a user to which feedback that names no request may belong; it belongs to no more than these.
-    attributed_impressions_per_user: Count = 1_024
+_join_limit_fields: dict[str, Any] = {field.name: (Count, field.default) for field in fields(JoinLimits)}
+JoinLimitsSection: Any = create_model("JoinLimitsSection", __base__=Section, __module__=__name__, **_join_limit_fields)
 
 
 class PendingSection(Section):

@@ -101,13 +101,14 @@ class FeedbackDesk:
         return False
 
     def attribute_unnamed(
-        self, turn: Turn, user: UserPending, request_id: str, request: Request, items: frozenset[int]
+        self, turn: Turn, request_time_ms: int, request_id: str, request: Request, items: frozenset[int]
     ) -> None:
         """The label time of a request has come: what belongs to it moves from the user's feedback to its own.
 
         Args:
             items: what was shown of it.
         """
+        user = self._values.user(turn)
         due_ms, changed = turn.now_ms, False
         for item in sorted(items & user.loose.keys()):
             of_item = user.loose[item]
@@ -120,7 +121,8 @@ class FeedbackDesk:
                     found = attribute(user.shown, given, self._settings.attribution_window_ms)
                     if found is None or (found.due_ms, found.request_id) != (due_ms, request_id):
                         continue
-                    self._add(turn, request_id, request, given._replace(response_id=found.response_id))
+                    given = given._replace(response_id=found.response_id)
+                    self._add(turn, request_time_ms, request_id, request, given)
                 changed = True
                 del of_item[given.event_id]
             if not of_item:
@@ -128,13 +130,16 @@ class FeedbackDesk:
         if changed:
             self._values.put_user(turn, user)
 
-    def _add(self, turn: Turn, request_id: str, request: Request, given: Given) -> None:
+    def _add(self, turn: Turn, request_time_ms: int, request_id: str, request: Request, given: Given) -> bool:
+        """Whether the request has the feedback now and had not before."""
         if given.event_id in request.feedback:
             turn.count("duplicate_feedback")
-        elif len(request.feedback) >= self._settings.limits.feedback_per_request:
-            turn.too_late(given, request_id, turn.now_ms - self._settings.label_window_ms, OVER_LIMIT)
-        else:
-            request.feedback[given.event_id] = given
+            return False
+        if len(request.feedback) >= self._settings.limits.feedback_per_request:
+            turn.too_late(given, request_id, request_time_ms, OVER_LIMIT)
+            return False
+        request.feedback[given.event_id] = given
+        return True
 
     def on_timer(self, turn: Turn) -> None:
         """Whatever was published until now takes effect, before the examples of now are written: it may be theirs."""
@@ -202,10 +207,8 @@ class FeedbackDesk:
         items = ids(example.targets.item_id)
         if not list(counting_feedback([given], example.response_id, items, turn.outcome.counts)):
             return
-        if len(request.feedback) >= self._settings.limits.feedback_per_request:
-            turn.too_late(given, request_id, example.request_time_ms, OVER_LIMIT)
+        if not self._add(turn, example.request_time_ms, request_id, request, given):
             return
-        request.feedback[given.event_id] = given
         request.since.append(given.event_id)
         feedback = [each.feedback for each in request.feedback.values()]
         revised = next_version(example, feedback, request.since, self._settings)

@@ -28,7 +28,7 @@ class ExampleJoin:
 
     def __init__(self, settings: ExampleSettings, kept_values: int = 0) -> None:
         self._settings = settings
-        self.values = PendingValues(kept_values)
+        self.values = PendingValues(settings, kept_values)
         self._desk = FeedbackDesk(settings, self.values)
 
     def on_response(
@@ -53,9 +53,7 @@ class ExampleJoin:
             outcome.counts["late_response"] += 1
             return
         turn = Turn(response.user_id, state, outcome, watermark_ms)
-        time_ms = response.request_time_ms
-        until_ms = time_ms + self._settings.kept_ms
-        due, request = self.values.open(turn, time_ms, due_ms, until_ms, response.request_id)
+        due, request = self.values.open(turn, response.request_time_ms, response.request_id)
         kept = RankingResponse(
             response_id=response.response_id,
             candidates=response.candidates,
@@ -80,15 +78,13 @@ class ExampleJoin:
         Raises:
             Rejected: over_limit.
         """
-        settings, request_id = self._settings, impression.request_id
-        due_ms = impression.request_time_ms + settings.label_window_ms
+        settings, request_id, request_time_ms = self._settings, impression.request_id, impression.request_time_ms
+        due_ms = request_time_ms + settings.label_window_ms
         if due_ms <= watermark_ms or record.timestamp_ms > due_ms:
             outcome.counts["late_impression"] += 1
             return
         turn = Turn(impression.user_id, state, outcome, watermark_ms)
-        request_time_ms = impression.request_time_ms
-        until_ms = request_time_ms + settings.kept_ms
-        due, request = self.values.open(turn, request_time_ms, due_ms, until_ms, request_id)
+        due, request = self.values.open(turn, request_time_ms, request_id)
         identity = blake2b(record.value, digest_size=16).digest()
         known, packed = request.impressions.get(identity), record.pack()
         if known is not None:
@@ -146,7 +142,7 @@ class ExampleJoin:
         elif due_ms <= turn.now_ms:
             self._desk.revise(turn, Waiting(given, due_ms, request_id))
         else:
-            due, request = self.values.open(turn, request_time_ms, due_ms, until_ms, request_id)
+            due, request = self.values.open(turn, request_time_ms, request_id)
             known = request.feedback.get(given.event_id)
             if known is not None:
                 turn.count("duplicate_feedback")
@@ -193,7 +189,7 @@ class ExampleJoin:
         candidates = ids(response.candidates.item_id)
         items = frozenset(candidates[row] for row in chosen.rows)
         if settings.attribution_window_ms:
-            self._desk.attribute_unnamed(turn, self.values.user(turn), request_id, request, items)
+            self._desk.attribute_unnamed(turn, request_time_ms, request_id, request, items)
         counting = counting_feedback(request.feedback.values(), response.response_id, items, turn.outcome.counts)
         request.feedback = {each.event_id: each for each in counting}
         superseded = len(request.responses) - 1

@@ -10,12 +10,14 @@ from streaming.examples.labels import Task
 
 @dataclass(frozen=True, kw_only=True)
 class JoinLimits:
-    """How much may wait; more is refused, see `join`."""
+    """How much may wait for one request or user; more is no traffic of people, and refused."""
 
     responses_per_request: int = 16
     impressions_per_request: int = 256
     feedback_per_request: int = 4_096
+    #: Feedback of a user that waits: it names no request and may still find its impression, or will revise an example.
     unattributed_per_user: int = 4_096
+    #: Impressions of a user to which feedback that names no request may belong; it belongs to no more than these.
     attributed_impressions_per_user: int = 1_024
 
 

@@ -12,6 +12,7 @@ from schemas.v1.behaviour_pb2 import Interaction, RequestRef
 from schemas.v1.training_pb2 import LateFeedback
 from streaming.examples.build import Unusable
 from streaming.examples.pending import USER_SLOT, DueRequests, Given, PendingState, Request, UserPending
+from streaming.examples.settings import ExampleSettings
 from streaming.sequence.state import StateError
 from streaming.write_back import WriteBack
 
@@ -92,7 +93,8 @@ class PendingValues:
         kept: so many values of requests, and as many of users, are kept decoded and written later, see `WriteBack`.
     """
 
-    def __init__(self, kept: int) -> None:
+    def __init__(self, settings: ExampleSettings, kept: int) -> None:
+        self._settings = settings
         self._due: WriteBack[_Slot, PendingState, DueRequests] = WriteBack(kept, _write, _WRITTEN_TOGETHER)
         self._users: WriteBack[_Slot, PendingState, UserPending] = WriteBack(kept, _write, _WRITTEN_TOGETHER)
 
@@ -119,13 +121,12 @@ class PendingValues:
             self._due.keep(slot, due)
         return due
 
-    def open(
-        self, turn: Turn, request_time_ms: int, due_ms: int, until_ms: int, request_id: str
-    ) -> tuple[DueRequests, Request]:
-        """Likewise, and the one of this id; new where there was none. They are done with at `until_ms`."""
+    def open(self, turn: Turn, request_time_ms: int, request_id: str) -> tuple[DueRequests, Request]:
+        """The requests of this time, and the one of this id; new where there was none."""
+        due_ms = request_time_ms + self._settings.label_window_ms
         due = self.due(turn, due_ms)
         if due is None:
-            due = DueRequests(request_time_ms)
+            due, until_ms = DueRequests(request_time_ms), request_time_ms + self._settings.kept_ms
             user = self.user(turn)
             user.dues[due_ms] = until_ms
             self.put_user(turn, user, until_ms)

@@ -290,6 +290,19 @@ def test_requests_under_way_outlast_a_change_of_windows(changed: ExampleSettings
     assert example.request_time_ms == START_MS
 
 
+def test_too_much_feedback_names_its_request_after_a_change_of_windows() -> None:
+    world = World(limited(feedback_per_request=1), kept=10)
+    world.take(Response(0, 0, (1, 2)))
+    world.take(Shown(0, 0, (1, 2), after_ms=5))
+    for event in (1, 2):
+        world.take(Feedback(None, 0, event, item=1, after_ms=20))
+    world.settings = replace(world.settings, tasks=(replace(TASKS[0], window_ms=2 * LABEL_MS),))
+    world.restart()
+    world.finish()
+    (late,) = world.late
+    assert (late.request.request_id, late.request.request_time_ms) == ("q0", START_MS)
+
+
 def test_more_than_people_do_is_refused_and_kept() -> None:
     rules = limited(responses_per_request=1, impressions_per_request=1, feedback_per_request=1, unattributed_per_user=1)
     world = run(
