@@ -1,0 +1,1 @@
+"""The comparison of rankers on a recorded log: arrays, features, metrics, baselines; numpy and torch only."""
