@@ -8,12 +8,14 @@ One row's memory is the canonical encoding that the digest covers: packed, littl
 from __future__ import annotations
 
 import struct
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
-from schemas.v1.behaviour_pb2 import Interaction
+if TYPE_CHECKING:
+    # Training reads histories on machines without protobuf.
+    from schemas.v1.behaviour_pb2 import Interaction
 
 #: Presence bits in `fields`; an absent field's column holds 0.
 HAS_WATCH: Final = 1

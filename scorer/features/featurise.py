@@ -77,8 +77,20 @@ def featurise_history(history: History, first_seq_no: int, head: HistoryHead, se
 
 def token_features(history: History, settings: FeatureSettings) -> Features:
     """`featurise_history` without `terms`: what depends on the event alone."""
+    return {
+        **_id_features(history["item_id"], event_groups(history), settings, prefix=""),
+        **behaviour_features(history, settings),
+    }
+
+
+def event_groups(history: History) -> NDArray[np.uint64]:
+    """Groups [L] of events [L]; 0 where there is none."""
+    return np.where(history["fields"] & HAS_GROUP, history["group_id"], np.uint64(0))
+
+
+def behaviour_features(history: History, settings: FeatureSettings) -> Features:
+    """`token_features` without the ids: action_row, surface_row, engagement."""
     fields = history["fields"]
-    group_id = np.where(fields & HAS_GROUP, history["group_id"], np.uint64(0))
     watched = (fields & HAS_WATCH) != 0
     has_duration = (fields & HAS_DURATION) != 0
     watch_s = history["watch_ms"] / 1_000.0
@@ -90,7 +102,6 @@ def token_features(history: History, settings: FeatureSettings) -> Features:
     engagement[:, 2] = has_duration
     engagement[:, 3] = np.minimum(ratio, _MAX_WATCH_RATIO)
     return {
-        **_id_features(history["item_id"], group_id, settings, prefix=""),
         "action_row": _code_rows(history["action"], settings.actions),
         "surface_row": _code_rows(history["surface"], settings.surfaces),
         "engagement": engagement,
@@ -115,10 +126,11 @@ def featurise_targets(
     Raises:
         ValueError: `group_ids` has another length than `item_ids`.
     """
+    time_ms, newest_ms = np.array([request_time_ms]), np.array([head.newest_ms])
     return {
         **target_features(item_ids, group_ids, settings),
-        "request_terms": request_terms(request_time_ms, head, settings),
-        "request_context": request_context(request_time_ms, head),
+        "request_terms": request_terms(time_ms, newest_ms, settings)[0],
+        "request_context": request_context(time_ms, newest_ms, np.array([head.seq_no]))[0],
     }
 
 
@@ -153,12 +165,17 @@ def history_terms(
     return np.exp(exponents).astype(np.float32)
 
 
-def request_terms(request_time_ms: int, head: HistoryHead, settings: FeatureSettings) -> NDArray[np.float32]:
-    """The request's factors [J]. A request before the newest event (clock skew) counts as at that event."""
-    wait_ms = max(0, request_time_ms - head.newest_ms)
+def request_terms(
+    request_time_ms: NDArray[np.int64], newest_ms: NDArray[np.int64], settings: FeatureSettings
+) -> NDArray[np.float32]:
+    """The requests' factors [r, J], for request times and heads' times [r]; 0 for no head.
+
+    A request before the newest event (clock skew) counts as at that event.
+    """
+    wait_ms = np.maximum(0, request_time_ms - newest_ms)
     times = len(settings.time_scales_ms)
-    exponents = np.zeros(settings.terms)
-    exponents[1 : 1 + times] = -wait_ms / np.asarray(settings.time_scales_ms, dtype=np.float64)
+    exponents = np.zeros((len(wait_ms), settings.terms))
+    exponents[:, 1 : 1 + times] = -wait_ms[:, None] / np.asarray(settings.time_scales_ms, dtype=np.float64)
     return np.exp(exponents).astype(np.float32)
 
 
@@ -172,26 +189,47 @@ def rebase_terms(old: HistoryHead, new: HistoryHead, settings: FeatureSettings) 
     return factors
 
 
-def request_context(request_time_ms: int, head: HistoryHead) -> NDArray[np.float32]:
-    """What the request says beside its candidates, [7]: history?, log seq_no, log hours since it, hour and weekday."""
-    context = np.zeros(CONTEXT_WIDTH, dtype=np.float32)
-    if head.seq_no:
-        context[0] = 1.0
-        context[1] = np.log1p(head.seq_no) / 8.0
-        context[2] = np.log1p(max(0, request_time_ms - head.newest_ms) / _MS_PER_HOUR) / 8.0
+def request_context(
+    request_time_ms: NDArray[np.int64], newest_ms: NDArray[np.int64], seq_no: NDArray[np.int64]
+) -> NDArray[np.float32]:
+    """What requests say beside their candidates, [r, 7]: history?, log seq_no, log hours since it, hour and weekday.
+
+    Args:
+        request_time_ms, newest_ms, seq_no: of the requests and of their heads, [r]; seq_no 0 without history.
+    """
+    context = np.zeros((len(request_time_ms), CONTEXT_WIDTH), dtype=np.float32)
+    known = seq_no > 0
+    context[:, 0] = known
+    context[:, 1] = np.log1p(seq_no) / 8.0
+    context[:, 2] = known * np.log1p(np.maximum(0, request_time_ms - newest_ms) / _MS_PER_HOUR) / 8.0
     hour = 2 * np.pi * (request_time_ms % _MS_PER_DAY) / _MS_PER_DAY
     weekday = 2 * np.pi * (request_time_ms // _MS_PER_DAY % _DAYS_PER_WEEK) / _DAYS_PER_WEEK
-    context[3:] = np.cos(hour), np.sin(hour), np.cos(weekday), np.sin(weekday)
+    context[:, 3:] = np.stack([np.cos(hour), np.sin(hour), np.cos(weekday), np.sin(weekday)], axis=1)
     return context
 
 
-def _id_features(item_id: NDArray[Any], group_id: NDArray[Any], settings: FeatureSettings, prefix: str) -> Features:
+def item_features(item_id: NDArray[Any], settings: FeatureSettings) -> tuple[NDArray[np.int64], NDArray[np.int8]]:
+    """Table rows [n, 2] and code [n, code_bits] of items [n]."""
     streams = settings.seed * _STREAMS
+    rows = table_rows(item_id, settings.item_buckets, HASHES, streams + _ITEM_ROWS)
+    return rows, sign_codes(item_id, settings.code_bits, streams + _ITEM_CODE)
+
+
+def group_features(group_id: NDArray[Any], settings: FeatureSettings) -> tuple[NDArray[np.int64], NDArray[np.int8]]:
+    """Table rows [n, 2] and code [n, code_bits] of groups [n]; 0 means none."""
+    streams = settings.seed * _STREAMS
+    rows = table_rows(group_id, settings.group_buckets, HASHES, streams + _GROUP_ROWS)
+    return rows, sign_codes(group_id, settings.code_bits, streams + _GROUP_CODE)
+
+
+def _id_features(item_id: NDArray[Any], group_id: NDArray[Any], settings: FeatureSettings, prefix: str) -> Features:
+    item_rows, item_code = item_features(item_id, settings)
+    group_rows, group_code = group_features(group_id, settings)
     return {
-        f"{prefix}item_rows": table_rows(item_id, settings.item_buckets, HASHES, streams + _ITEM_ROWS),
-        f"{prefix}group_rows": table_rows(group_id, settings.group_buckets, HASHES, streams + _GROUP_ROWS),
-        f"{prefix}item_code": sign_codes(item_id, settings.code_bits, streams + _ITEM_CODE),
-        f"{prefix}group_code": sign_codes(group_id, settings.code_bits, streams + _GROUP_CODE),
+        f"{prefix}item_rows": item_rows,
+        f"{prefix}group_rows": group_rows,
+        f"{prefix}item_code": item_code,
+        f"{prefix}group_code": group_code,
     }
 
 

@@ -11,6 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 _GOLDEN: Final = 0x9E3779B97F4A7C15
+#: Between the streams of a long code's 64-bit words: beyond every stream of `FeatureSettings.seed`.
+_CODE_STREAMS: Final = 1 << 40
 _MASK: Final = (1 << 64) - 1
 
 
@@ -33,7 +35,9 @@ def table_rows(ids: NDArray[np.uint64], buckets: int, hashes: int, stream: int) 
 
 def sign_codes(ids: NDArray[np.uint64], bits: int, stream: int) -> NDArray[np.int8]:
     """Codes [n, bits] of +1 and -1 for ids [n]; all 0 for id 0, so that two absent ids do not look like a match."""
-    as_bytes = mix(ids, stream).astype("<u8").view(np.uint8).reshape(len(ids), 8)[:, : bits // 8]
+    # The first 64 bits are those of the stream itself; the further ones come from streams that nothing else uses.
+    words = [mix(ids, stream if i == 0 else stream + i * _CODE_STREAMS) for i in range(max(1, bits // 64))]
+    as_bytes = np.stack(words, axis=1).astype("<u8").view(np.uint8).reshape(len(ids), 8 * len(words))[:, : bits // 8]
     signs = (np.unpackbits(as_bytes, axis=1) << 1).astype(np.int8) - np.int8(1)
     signs[ids == 0] = 0
     return signs

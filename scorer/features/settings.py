@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Final
+from dataclasses import dataclass
+from typing import Any, ClassVar, Final
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from schemas.settings import require
 
 _HOUR_MS: Final = 3_600_000
 _DAY_MS: Final = 24 * _HOUR_MS
@@ -15,22 +16,29 @@ ENGAGEMENT_WIDTH: Final = 4
 CONTEXT_WIDTH: Final = 7
 #: Hashes of an id into its table.
 HASHES: Final = 2
+#: Bits of one hash; a longer code takes several.
+HASH_BITS: Final = 64
 
 
-class FeatureSettings(BaseModel):
-    """Frozen; a change of any field changes the graphs' inputs or their meaning and needs training afresh."""
+@dataclass(frozen=True, kw_only=True)
+class FeatureSettings:
+    """A change of any field changes the graphs' inputs or their meaning and needs training afresh.
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    Raises:
+        ValueError: a field is out of range.
+    """
 
-    #: Rows of the trained tables; row 0 means "none".
-    item_buckets: int = Field(default=16_384, ge=2)
-    group_buckets: int = Field(default=4_096, ge=2)
+    __pydantic_config__: ClassVar[Any] = {"extra": "forbid"}
+
+    #: Rows of the trained tables, 2 and up; row 0 means "none".
+    item_buckets: int = 16_384
+    group_buckets: int = 4_096
     #: Signs in an id's fixed random code, a multiple of 8. Equal ids have equal codes, others are nearly orthogonal:
     #: a match is visible for an id that was never trained.
-    code_bits: int = Field(default=64, ge=8, le=64, multiple_of=8)
+    code_bits: int = 64
     #: Codes 1 .. n - 1 have a row each; 0 (unspecified) and anything beyond share row 0.
-    actions: int = Field(default=32, ge=1)
-    surfaces: int = Field(default=64, ge=1)
+    actions: int = 32
+    surfaces: int = 64
     #: tau of the attention terms exp(-age / tau), ms.
     time_scales_ms: tuple[int, ...] = (
         3 * _HOUR_MS,
@@ -44,13 +52,18 @@ class FeatureSettings(BaseModel):
     #: rho of the attention terms exp(-rank / rho), events; rank 0 is the newest.
     rank_scales: tuple[int, ...] = (2, 6, 20, 60, 200, 600, 2_000, 6_000)
     #: Of the hashes.
-    seed: int = Field(default=1, ge=0, lt=1 << 32)
+    seed: int = 1
 
-    @model_validator(mode="after")
-    def _scales_are_positive(self) -> FeatureSettings:
-        if min((*self.time_scales_ms, *self.rank_scales), default=1) <= 0:
-            raise ValueError("time_scales_ms and rank_scales must be positive")
-        return self
+    def __post_init__(self) -> None:
+        require(min(self.item_buckets, self.group_buckets) >= 2, "item_buckets and group_buckets must be 2 or more")
+        require(self.code_bits >= 8 and self.code_bits % 8 == 0, "code_bits must be a positive multiple of 8")
+        require(self.code_bits <= HASH_BITS or self.code_bits % HASH_BITS == 0, "code_bits above 64: multiples of 64")
+        require(min(self.actions, self.surfaces) >= 1, "actions and surfaces must be 1 or more")
+        require(
+            min((*self.time_scales_ms, *self.rank_scales), default=1) > 0,
+            "time_scales_ms and rank_scales must be positive",
+        )
+        require(0 <= self.seed < 1 << 32, "seed must be in [0, 2^32)")
 
     @property
     def terms(self) -> int:

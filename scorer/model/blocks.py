@@ -30,14 +30,15 @@ class HistoryEncoder(nn.Module):
     The residual is ours: it keeps an id's code visible at every depth.
     """
 
-    def __init__(self, d: int, ffn_ratio: int) -> None:
+    def __init__(self, d: int, ffn_ratio: int, *, residual: bool = True) -> None:
         super().__init__()
+        self.residual = residual
         self.ffn = SwiGLUFFN(d, ffn_ratio * d, d)
         self.norm = nn.LayerNorm(d)
 
     def forward(self, x: Tensor) -> Tensor:
         """[..., D] to [..., D]."""
-        out: Tensor = self.norm(x + self.ffn(x))
+        out: Tensor = self.norm(x + self.ffn(x) if self.residual else self.ffn(x))
         return out
 
 

@@ -25,9 +25,14 @@ class ModelSettings:
     table_dim: int
     #: RankMixer blocks in the ranking head.
     mixer_blocks: int = 1
+    #: What the paper does not have, each to be switched off for comparison: the residual in the history encoder,
+    #: queries through the encoder's weights, and how much was found and how recent it is as the head's inputs.
+    residual: bool = True
+    tied_query: bool = True
+    readout: bool = True
 
     def __post_init__(self) -> None:
-        if min(asdict(self).values()) < 1:
+        if min(value for value in asdict(self).values() if not isinstance(value, bool)) < 1:
             raise ValueError(f"every size must be positive: {self}")
 
 

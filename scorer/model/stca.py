@@ -15,6 +15,9 @@ Layer i, with t the target's token and o_1 .. o_{i-1} the earlier layers' output
 
 and z = SwiGLUFFN([o_1 .. o_N, t, readouts]) without LayerNorm goes to the ranking head.
 
+`encode` and `score` are what serving runs; `scorer/model/flat.py` and `scorer/model/grouped.py` compute the same
+function over many requests.
+
 What differs from the paper, each for measured quality: the residual in the encoder; queries run through the encoder's
 weights and W_q starts as W_k, so that equal ids attract from the first step; the attention terms (time and rank, see
 `scorer/features/featurise.py`) as extra columns of keys and queries; a null key with logit 0 in every softmax. The null
@@ -32,6 +35,7 @@ import torch
 from torch import Tensor, nn
 
 from scorer.features.settings import CONTEXT_WIDTH, FeatureSettings
+from scorer.model.attention import NULL_VALUE, null_row
 from scorer.model.blocks import HistoryEncoder, RankMixer, SwiGLUFFN, TokenEmbedding
 from scorer.model.presets import ModelSettings
 
@@ -39,7 +43,22 @@ from scorer.model.presets import ModelSettings
 _HEAD_TOKENS: Final = 4
 #: Where the constant term starts: below the logit of an exact match, above that of most others.
 _THRESHOLD_INIT: Final = -3.0
-_SMALLEST_SHARE: Final = 1e-20
+#: What half precision can still tell from nothing, with `NULL_VALUE`.
+_SMALLEST_SHARE: Final = 1e-8
+
+
+def value_terms(terms: Tensor) -> Tensor:
+    """The terms [..., J] of values: those of keys, but for the first, which is the null key's own."""
+    return torch.cat([torch.zeros_like(terms[..., :1]), terms[..., 1:]], dim=-1)
+
+
+def split_readout(attended: Tensor, request_terms: Tensor) -> tuple[Tensor, Tensor]:
+    """What `STCA.read_out` takes, from the attended terms [..., H, J] and the request's factors [..., J].
+
+    Returns the null key's share [..., H] and the terms [..., H, J], the first of them the events' share.
+    """
+    null_share = attended[..., 0] / NULL_VALUE
+    return null_share, torch.cat([1 - null_share[..., None], attended[..., 1:] * request_terms[..., 1:]], dim=-1)
 
 
 class CrossAttention(nn.Module):
@@ -49,7 +68,12 @@ class CrossAttention(nn.Module):
         super().__init__()
         self.heads, self.content = settings.heads, settings.head_dim - terms
         width = settings.heads * self.content
-        self.encoder = HistoryEncoder(settings.d, settings.ffn_ratio)
+        self.encoder = HistoryEncoder(settings.d, settings.ffn_ratio, residual=settings.residual)
+        self.query_encoder = (
+            self.encoder
+            if settings.tied_query
+            else HistoryEncoder(settings.d, settings.ffn_ratio, residual=settings.residual)
+        )
         # No bias on keys: the constant term does what it would.
         self.key = nn.Linear(settings.d, width, bias=False)
         self.value = nn.Linear(settings.d, width, bias=False)
@@ -58,7 +82,8 @@ class CrossAttention(nn.Module):
         self.out = nn.Linear(width, settings.d, bias=False)
         # Unit variance out of LayerNorm's unit variance: a match stands out from the first step.
         nn.init.normal_(self.key.weight, std=settings.d**-0.5)
-        self.query.weight.data.copy_(self.key.weight)
+        if settings.tied_query:
+            self.query.weight.data.copy_(self.key.weight)
         nn.init.normal_(self.query_terms.weight, std=0.01)
         nn.init.zeros_(self.query_terms.bias)
         self.query_terms.bias.data.view(settings.heads, terms)[:, 0] = _THRESHOLD_INIT
@@ -71,7 +96,7 @@ class CrossAttention(nn.Module):
 
     def queries(self, u: Tensor) -> tuple[Tensor, Tensor]:
         """For u [..., D]: the content [..., H, C], scaled, and the coefficients of the terms [..., H, J]."""
-        q = self.encoder(u)
+        q = self.query_encoder(u)
         content = self.query(q).reshape(*u.shape[:-1], self.heads, self.content) / math.sqrt(self.content)
         return content, self.query_terms(q).reshape(*u.shape[:-1], self.heads, -1)
 
@@ -117,7 +142,7 @@ class STCA(nn.Module):
         terms_NLHJ = terms_LJ[None, :, None, :].expand(self.settings.layers, -1, self.settings.heads, -1)
         return (
             torch.cat([torch.stack(keys), terms_NLHJ], dim=-1),
-            torch.cat([torch.stack(values), terms_NLHJ], dim=-1),
+            torch.cat([torch.stack(values), value_terms(terms_NLHJ)], dim=-1),
         )
 
     def score(self, features: dict[str, Tensor], keys_NLHK: Tensor, values_NLHK: Tensor) -> Tensor:
@@ -128,9 +153,9 @@ class STCA(nn.Module):
         readouts: list[Tensor] = []
         content = self.settings.head_dim - self.features.terms
         # The null key is a row of zeros, concatenated rather than padded: ONNX Runtime dies of a Pad of nothing.
-        null_N1HK = keys_NLHK.new_zeros(self.settings.layers, 1, self.settings.heads, self.settings.head_dim)
-        keys_NLHK = torch.cat([null_N1HK, keys_NLHK], dim=1)
-        values_NLHK = torch.cat([null_N1HK, values_NLHK], dim=1)
+        shape = (self.settings.layers, 1, self.settings.heads, self.settings.head_dim)
+        keys_NLHK = torch.cat([keys_NLHK.new_zeros(shape), keys_NLHK], dim=1)
+        values_NLHK = torch.cat([null_row(features["request_terms"], content).expand(shape), values_NLHK], dim=1)
         for i, layer in enumerate(self.cross_attentions()):
             q_MHC, coefficients_MHJ = layer.queries(self.query_input(i, t_MD, outputs))
             q_HMK = torch.cat([q_MHC, coefficients_MHJ * request_terms_J], dim=-1).transpose(0, 1)
@@ -139,7 +164,7 @@ class STCA(nn.Module):
             shares_HML = torch.softmax(q_HMK @ k_HKL, dim=-1)
             o_MHK = (shares_HML @ v_HLK).transpose(0, 1)
             outputs.append(layer.out(o_MHK[..., :content].flatten(1)))
-            readouts.append(self.read_out(shares_HML[..., 0].T, o_MHK[..., content:] * request_terms_J))
+            readouts.append(self.read_out(*split_readout(o_MHK[..., content:], request_terms_J)))
         return self.rank(t_MD, outputs, readouts, features["request_context"].expand(t_MD.shape[0], -1))
 
     def query_input(self, i: int, t: Tensor, outputs: list[Tensor]) -> Tensor:
@@ -157,6 +182,8 @@ class STCA(nn.Module):
     def rank(self, t_MD: Tensor, outputs: list[Tensor], readouts: list[Tensor], context: Tensor) -> Tensor:
         """Logits [M, A]: the final fusion and the ranking head. `context` is [M, 7]."""
         readout_MD = self.readout(torch.cat(readouts, dim=-1))
+        if not self.settings.readout:
+            readout_MD = torch.zeros_like(readout_MD)
         z_MD = self.final_fusion(torch.cat([*outputs, t_MD, readout_MD], dim=-1))
         x_MTD = torch.stack([z_MD, readout_MD, self.user_token(context), self.candidate_token(t_MD)], dim=1)
         for mixer in self.mixers:

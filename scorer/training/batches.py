@@ -159,9 +159,10 @@ def _history_of(
         # One further for the null key in front.
         window = slice(1 + begin[i] - rows[0], 1 + end[i] - rows[0]) if len(rows) else slice(1, 1)
         of_events = history_terms(seen["event_time_ms"], seq_no, head, settings)
-        terms_RGJ[i, window] = of_events * request_terms(time_ms, head, settings)
+        at, newest = np.array([time_ms]), np.array([head.newest_ms])
+        terms_RGJ[i, window] = of_events * request_terms(at, newest, settings)[0]
         mask_RG[i, window] = 0
-        context[i] = request_context(time_ms, head)
+        context[i] = request_context(at, newest, np.array([head.seq_no]))[0]
     return rows, terms_RGJ, mask_RG if mask_RG.any() else None, context
 
 

@@ -8,29 +8,33 @@ from torch.nn.functional import binary_cross_entropy_with_logits
 
 
 def ranking_losses(
-    logits_TA: Tensor, labels_TA: Tensor, request_T: Tensor, requests: int, weights_A: Tensor | None = None
+    logits_TA: Tensor, labels_TA: Tensor, request_T: Tensor, weights_R: Tensor, weights_A: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
-    """(binary, listwise), each summed over the tasks and meant to be added with a weight.
+    """(binary, listwise), each summed over requests and tasks with their weights; meant to be added with a weight.
 
-    binary: the mean over a request's targets, then over the requests. listwise: the cross-entropy between the softmax
-    of a request's logits and its positives in equal parts, the mean over all requests; one without a positive adds 0.
-    Targets are still scored independently of each other: only the loss compares them.
+    binary: the mean over a request's targets. listwise: the cross-entropy between the softmax of a request's logits and
+    its positives in equal parts; a request without a positive adds 0. Targets are still scored independently of each
+    other: only the loss compares them.
 
     Args:
-        request_T: which of the `requests` each target belongs to.
+        request_T: which of the R requests each target belongs to.
+        weights_R: of the requests; 1 / R for their mean, 0 for one that does not count.
         weights_A: of the tasks in both sums; None: 1 for all.
     """
-    tasks = logits_TA.shape[1]
-    weights_A = torch.ones(tasks) if weights_A is None else weights_A
-    counts_R = torch.zeros(requests).index_add(0, request_T, torch.ones(len(request_T)))
+    requests, tasks = len(weights_R), logits_TA.shape[1]
+    weights_A = logits_TA.new_ones(tasks) if weights_A is None else weights_A
+    counts_R = weights_R.new_zeros(requests).index_add(0, request_T, torch.ones_like(request_T, dtype=weights_R.dtype))
+    weights_T = weights_R[request_T]
     per_target_TA = binary_cross_entropy_with_logits(logits_TA, labels_TA, reduction="none")
-    binary = ((per_target_TA * weights_A).sum(1) / counts_R[request_T]).sum() / requests
+    binary = ((per_target_TA * weights_A).sum(1) * weights_T / counts_R[request_T]).sum()
 
     index_TA = request_T[:, None].expand(-1, tasks)
-    highest_RA = torch.full((requests, tasks), -torch.inf).scatter_reduce(0, index_TA, logits_TA.detach(), "amax")
+    highest_RA = logits_TA.new_full((requests, tasks), -torch.inf)
+    highest_RA = highest_RA.scatter_reduce(0, index_TA, logits_TA.detach(), "amax")
     shifted_TA = logits_TA - highest_RA[request_T]
-    total_RA = torch.zeros(requests, tasks).index_add(0, request_T, shifted_TA.exp())
+    total_RA = logits_TA.new_zeros(requests, tasks).index_add(0, request_T, shifted_TA.exp())
     log_share_TA = shifted_TA - total_RA.log()[request_T]
-    positives_RA = torch.zeros(requests, tasks).index_add(0, request_T, labels_TA)
-    listwise = -(log_share_TA * labels_TA * weights_A / positives_RA.clamp_min(1.0)[request_T]).sum() / requests
+    positives_RA = logits_TA.new_zeros(requests, tasks).index_add(0, request_T, labels_TA)
+    shares_TA = labels_TA * weights_A / positives_RA.clamp_min(1.0)[request_T]
+    listwise = -(log_share_TA * shares_TA * weights_T[:, None]).sum()
     return binary, listwise

@@ -2,39 +2,56 @@
 
 from __future__ import annotations
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from schemas.settings import require
 
 
-class TrainingSettings(BaseModel):
-    """Frozen. The defaults are those of the `tiny` preset on two CPU cores."""
+@dataclass(frozen=True, kw_only=True)
+class TrainingSettings:
+    """The defaults are those of the `tiny` preset on two CPU cores.
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    Raises:
+        ValueError: a field is out of range.
+    """
 
-    epochs: int = Field(default=2, ge=1)
+    __pydantic_config__: ClassVar[Any] = {"extra": "forbid"}
+
+    epochs: int = 2
     #: Requests of one user that share one encoding of their common history.
-    group_size: int = Field(default=8, ge=1)
+    group_size: int = 8
     #: Groups in an optimiser step.
-    groups_per_step: int = Field(default=4, ge=1)
+    groups_per_step: int = 4
     #: AdamW's peak learning rate, and that of the id tables.
-    learning_rate: float = Field(default=2e-3, gt=0)
-    table_learning_rate: float = Field(default=2e-3, gt=0)
-    weight_decay: float = Field(default=0.01, ge=0)
+    learning_rate: float = 2e-3
+    table_learning_rate: float = 2e-3
+    weight_decay: float = 0.01
     #: Share of the steps over which the rate rises; it then falls along a cosine to `final_rate` of the peak.
-    warmup: float = Field(default=0.05, ge=0, lt=1)
-    final_rate: float = Field(default=0.02, ge=0, le=1)
-    gradient_norm: float = Field(default=1.0, gt=0)
+    warmup: float = 0.05
+    final_rate: float = 0.02
+    gradient_norm: float = 1.0
     #: Weight of the listwise term beside the binary cross-entropy.
-    listwise_weight: float = Field(default=0.3, ge=0)
+    listwise_weight: float = 0.3
     #: A request's history length is min + (max - min) * Beta(a, b), rounded up to a multiple of 8; the newest are kept.
-    min_history: int = Field(default=64, ge=1)
-    max_history: int = Field(default=1_000, ge=1)
+    min_history: int = 64
+    max_history: int = 1_000
     length_beta: tuple[float, float] = (0.5, 0.3)
-    seed: int = Field(default=0, ge=0)
+    seed: int = 0
     #: Threads that share a step's groups; the result depends on it in the last bits.
-    workers: int = Field(default=2, ge=1)
+    workers: int = 2
 
-    @model_validator(mode="after")
-    def _lengths_are_in_order(self) -> TrainingSettings:
-        if self.min_history > self.max_history or min(self.length_beta) <= 0:
-            raise ValueError("min_history must not exceed max_history, and length_beta must be positive")
-        return self
+    def __post_init__(self) -> None:
+        positive = ("epochs", "group_size", "groups_per_step", "min_history", "max_history", "workers")
+        for name in positive:
+            require(getattr(self, name) >= 1, f"{name} must be 1 or more")
+        require(min(self.learning_rate, self.table_learning_rate) > 0, "learning rates must be positive")
+        require(
+            min(self.weight_decay, self.listwise_weight, self.seed) >= 0, "weight_decay, listwise_weight, seed: 0 up"
+        )
+        require(0 <= self.warmup < 1 and 0 <= self.final_rate <= 1, "warmup is in [0, 1), final_rate in [0, 1]")
+        require(self.gradient_norm > 0, "gradient_norm must be positive")
+        require(
+            self.min_history <= self.max_history and min(self.length_beta) > 0,
+            "min_history must not exceed max_history, and length_beta must be positive",
+        )

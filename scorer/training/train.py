@@ -67,8 +67,8 @@ def train(
     rng = np.random.default_rng(settings.seed)
     epochs = [plan_groups(dataset, settings.group_size, rng) for _ in range(settings.epochs)]
     total = sum(math.ceil(len(groups) / settings.groups_per_step) for groups in epochs)
-    optimizer = _optimizer(model, settings)
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _rate(step, total, settings))
+    optimizer = optimizer_of(model, settings)
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: rate_at(step, total, settings))
     available = dataset.history_end - dataset.history_begin
     curve: list[CurvePoint] = []
     model.train()
@@ -138,7 +138,8 @@ def _gradients(
     def share(part: list[NDArray[np.int64]]) -> tuple[float, float, tuple[Tensor, ...]]:
         step = collate(dataset, part, lengths, model.features)
         logits_PA = score_grouped(model, step.history, step.targets, step.context, step.groups)
-        binary, listwise = ranking_losses(logits_PA[step.slot], step.labels, step.request, step.requests, weights_A)
+        mean_R = torch.full((step.requests,), 1 / step.requests)
+        binary, listwise = ranking_losses(logits_PA[step.slot], step.labels, step.request, mean_R, weights_A)
         weight = step.requests / requests
         loss = weight * (binary + settings.listwise_weight * listwise)
         gradients = torch.autograd.grad(loss, parameters)
@@ -151,7 +152,8 @@ def _gradients(
     return sum(binary for binary, _, _ in done), sum(listwise for _, listwise, _ in done)
 
 
-def _optimizer(model: STCA, settings: TrainingSettings) -> torch.optim.Optimizer:
+def optimizer_of(model: nn.Module, settings: TrainingSettings, *, fused: bool = False) -> torch.optim.Optimizer:
+    """AdamW; tables and vectors do not decay."""
     tables = [p for name, p in model.named_parameters() if name.endswith("_table.weight")]
     is_table = {id(p) for p in tables}
     matrices = [p for p in model.parameters() if p.ndim > 1 and id(p) not in is_table]
@@ -163,10 +165,12 @@ def _optimizer(model: STCA, settings: TrainingSettings) -> torch.optim.Optimizer
             {"params": tables, "lr": settings.table_learning_rate, "weight_decay": 0.0},
         ],
         betas=(0.9, 0.98),
+        fused=fused,
     )
 
 
-def _rate(step: int, total: int, settings: TrainingSettings) -> float:
+def rate_at(step: int, total: int, settings: TrainingSettings) -> float:
+    """Share of the peak learning rate: a linear rise, then a cosine."""
     rise = max(1, round(total * settings.warmup))
     if step < rise:
         return (step + 1) / rise

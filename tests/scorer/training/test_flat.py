@@ -1,0 +1,144 @@
+"""Flat batches: the same function as serving's, ragged or one by one, and gradients as plain torch gives them."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from planted_log import FEATURES, SMALL, planted
+
+from scorer.export.graphs import tensors
+from scorer.features import HistoryHead, featurise_history, featurise_targets
+from scorer.model import STCA
+from scorer.model.attention import NULL_VALUE, Ragged, attend
+from scorer.model.flat import score_flat
+from scorer.training.columns import Columns
+from scorer.training.flat import StepSize, collate_flat, flat_inputs, load_ahead, plan_steps, tiles
+from scorer.training.flat_train import predict_flat, stca_forward, train_flat
+from scorer.training.settings import TrainingSettings
+from scorer.training.train import new_model, set_base_rates
+
+DATA = planted(users=3, requests_per_user=5, history=40, seed=3)
+COLUMNS = Columns.of(DATA, FEATURES)
+SIZE = StepSize(tokens=700, requests=20, targets=120)
+ALL = np.arange(len(DATA))
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(scope="module")
+def model() -> STCA:
+    made = new_model(SMALL, FEATURES, DATA.tasks, seed=0)
+    with torch.no_grad():
+        torch.manual_seed(1)
+        for parameter in made.parameters():
+            parameter += 0.2 * torch.randn_like(parameter)
+    return made.eval()
+
+
+def flat_logits(model: STCA, requests: np.ndarray, size: StepSize) -> torch.Tensor:
+    lengths = DATA.history_end[requests] - DATA.history_begin[requests]
+    batch = collate_flat(COLUMNS, requests, lengths, size, tile=(4, 8))
+    targets = int(np.diff(DATA.target_offsets)[requests].sum())
+    with torch.no_grad():
+        return score_flat(model, flat_inputs(batch, COLUMNS.items, COLUMNS.groups, COLUMNS))[:targets]
+
+
+def test_flat_scores_are_those_of_encode_and_score(model: STCA) -> None:
+    flat = flat_logits(model, ALL, SIZE)
+    at = 0
+    for r in ALL:
+        history = DATA.events[DATA.history_begin[r] : DATA.history_end[r]]
+        first = int(DATA.event_seq_no[DATA.history_begin[r]])
+        head = HistoryHead.of(history, first)
+        rows = slice(DATA.target_offsets[r], DATA.target_offsets[r + 1])
+        with torch.no_grad():
+            kept = model.encode(tensors(featurise_history(history, first, head, FEATURES)))
+            features = featurise_targets(
+                DATA.target_item_id[rows], DATA.target_group_id[rows], int(DATA.request_time_ms[r]), head, FEATURES
+            )
+            served = model.score(tensors(features), *kept)
+        torch.testing.assert_close(flat[at : at + len(served)], served, rtol=1e-4, atol=1e-4)
+        at += len(served)
+
+
+def test_ragged_equals_one_by_one_and_room_to_spare_changes_nothing(model: STCA) -> None:
+    together = flat_logits(model, ALL, SIZE)
+    alone = torch.cat([flat_logits(model, ALL[r : r + 1], StepSize(tokens=64, requests=1, targets=8)) for r in ALL])
+    torch.testing.assert_close(together, alone, rtol=1e-4, atol=1e-4)
+
+
+def test_gradients_are_those_of_plain_torch_in_double_precision() -> None:
+    torch.manual_seed(0)
+    ragged = Ragged(torch.tensor([0, 3, 3, 8], dtype=torch.int32), torch.tensor([0, 2, 5, 6], dtype=torch.int32))
+    q = torch.randn(6, 2, 5, dtype=torch.float64, requires_grad=True)
+    keys, values = (torch.randn(8, 2, 3, dtype=torch.float64, requires_grad=True) for _ in range(2))
+    terms = torch.rand(8, 2, dtype=torch.float64)
+    assert torch.autograd.gradcheck(lambda q, k, v: attend(q, k, v, terms, terms, ragged), (q, keys, values))
+    # Nothing to attend to: the null key alone.
+    empty = attend(q, keys, values, terms, terms, ragged)[2:5]
+    assert torch.equal(empty[..., 3], torch.full((3, 2), NULL_VALUE, dtype=torch.float64))
+    assert torch.count_nonzero(empty) == 6
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.lists(st.tuples(st.integers(0, 40), st.integers(1, 6)), max_size=40), st.integers(0, 99))
+def test_every_request_is_in_one_step_and_no_step_is_too_large(sizes: list[tuple[int, int]], seed: int) -> None:
+    tokens, targets = (np.array([s[i] for s in sizes], dtype=np.int64) for i in (0, 1))
+    size = StepSize(tokens=60, requests=5, targets=12)
+    order = np.random.default_rng(seed).permutation(len(sizes))
+    steps = plan_steps(tokens, targets, size, order)
+    assert sorted(np.concatenate([*steps, np.empty(0, np.int64)]).tolist()) == list(range(len(sizes)))
+    for step in steps:
+        assert len(step) <= 5
+        assert tokens[step].sum() <= 60
+        assert targets[step].sum() <= 12
+
+
+def test_a_request_beyond_a_step_is_refused() -> None:
+    with pytest.raises(ValueError, match="61 events"):
+        plan_steps(np.array([61]), np.array([1]), StepSize(tokens=60, requests=5, targets=12), np.array([0]))
+
+
+@given(st.lists(st.integers(0, 30), min_size=1, max_size=8), st.integers(1, 9))
+def test_tiles_cover_every_row_once(counts: list[int], tile: int) -> None:
+    offsets = np.concatenate([[0], np.cumsum(counts)])
+    covered = np.zeros(offsets[-1], dtype=int)
+    for request, first in tiles(offsets, tile, int(offsets[-1])):
+        if request >= 0:
+            covered[first : min(first + tile, offsets[request + 1])] += 1
+    assert (covered == 1).all()
+
+
+def test_the_planted_rule_is_found_and_two_runs_are_equal() -> None:
+    dataset, holdout = planted(users=40, seed=0), planted(users=20, seed=1)
+    how = TrainingSettings(epochs=6, learning_rate=3e-3, min_history=8, max_history=40)
+    size = StepSize(tokens=400, requests=24, targets=160)
+    curves = []
+    for _ in range(2):
+        model = new_model(SMALL, FEATURES, dataset.tasks, seed=0)
+        set_base_rates(model, dataset)
+        curve, _ = train_flat(
+            model, Columns.of(dataset, FEATURES), np.arange(len(dataset)), how, size,
+            device=CPU, forward=stca_forward(model),
+        )  # fmt: skip
+        curves.append(curve)
+    assert curves[0] == curves[1]
+    columns = Columns.of(holdout, FEATURES)
+    requests = np.arange(len(holdout))
+    scores = predict_flat(model, columns, requests, 40, size, device=CPU, forward=stca_forward(model))
+    from scorer.metrics import gauc
+
+    assert gauc(holdout.labels[:, 0], scores[:, 0], holdout.target_offsets) > 0.85
+
+
+def test_what_the_loader_raises_is_raised_where_it_is_read() -> None:
+    def broken():  # type: ignore[no-untyped-def]
+        yield collate_flat(COLUMNS, ALL[:1], np.zeros(1, np.int64), SIZE, tile=(4, 8))
+        raise OSError("disk")
+
+    made = load_ahead(broken(), ahead=2)
+    next(made)
+    with pytest.raises(OSError, match="disk"):
+        next(made)
