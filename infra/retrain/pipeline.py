@@ -1,198 +1,189 @@
-"""One retrain, stage by stage: cut, resolve, train, gate, export, publish. Killed anywhere it can be run again.
+"""One retrain: a plan, then stage after stage, each of which leaves its output in the run's directory or the registry.
 
-Nothing but the last two stages changes what anybody sees, and each of them is atomic.
+ 1 land      the examples of the plan's offsets               6 publish   the bundle is in the registry, not in service
+ 2 resolve   their histories, byte for byte as served         7 shadow    it answers requests on the serving path
+ 3 train     from the weights in service, or afresh           8 promote   it is in service
+ 4 evaluate  both models on the newest requests; the gate       (report)  the page, and the run is over
+ 5 export    graphs, parity in three ways, a staged bundle
+
+Killed anywhere it can be run again: it goes on behind the last finished stage of the same plan, and makes the same
+bundle. Only `publish` and `promote` change what anybody else sees, each in one step.
 """
 
 from __future__ import annotations
 
-import fcntl
-import json
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
-from importlib.metadata import version as package_version
+from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
-from typing import Final
 
-import numpy as np
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from infra.errors import InfraError
+from infra.retrain.collect import dataset_of, land, landed, resolve, resolved
+from infra.retrain.evaluation import evaluate, evaluated
+from infra.retrain.export import export
+from infra.retrain.learn import learn, learnt, torch_model
+from infra.retrain.outcome import Outcome, RetrainReport, StoppedError
+from infra.retrain.page import render
+from infra.retrain.plan import Plan, draw_plan, why_not_go_on
+from infra.retrain.runs import Run, WorkDirectory
 from infra.retrain.settings import RetrainSettings
-from schemas.topics import EXAMPLES, PARTITIONS
-from scorer.export import ParityCase, export_bundle, load_weights
-from scorer.features import FeatureSettings
-from scorer.landing.bounded import read_bounded
-from scorer.landing.examples import ExampleCut, take_examples
-from scorer.landing.resolve import build_dataset, store_resolver
-from scorer.metrics import RankingMetrics
-from scorer.model import STCA, model_settings
-from scorer.registry.manifest import TrainingRange
-from scorer.registry.registry import Bundle, Registry
-from scorer.sequences.follower import follow_to_end
-from scorer.sequences.store import SequenceStore
+from infra.retrain.shadow import sample, shadow, shadowed
+from infra.retrain.source import Source
+from scorer.registry.registry import Bundle, BundleError, Registry
 from scorer.training.dataset import RankingDataset
-from scorer.training.evaluate import evaluate
-from scorer.training.gate import judge
-from scorer.training.train import CurvePoint, new_model, save_curve, set_base_rates, train
-
-#: Real requests on which the exported graphs are compared with torch.
-_PARITY_REQUESTS: Final = 16
-
-
-@dataclass
-class RetrainReport:
-    """What a run did; kept as JSON beside the loss curve."""
-
-    version: str = ""
-    parent: str | None = None
-    published: bool = False
-    reasons: list[str] = field(default_factory=list)
-    examples_read: int = 0
-    requests: int = 0
-    outcomes: dict[str, int] = field(default_factory=dict)
-    metrics: dict[str, float] = field(default_factory=dict)
-    in_service: dict[str, float] = field(default_factory=dict)
-    parity: float = 0.0
-    seconds: dict[str, float] = field(default_factory=dict)
-
-    def line(self) -> str:
-        """One line for people and for alerting."""
-        verdict = f"published {self.version}" if self.published else f"published nothing: {'; '.join(self.reasons)}"
-        figures = ", ".join(f"{name} {value:.4f}" for name, value in self.metrics.items())
-        return f"retrain: {verdict}; {self.requests:,} requests, {figures or 'no metrics'}"
+from scorer.training.evaluate import predict
+from scorer.training.gate import judge, judge_labels
+from scorer.training.train import CurvePoint, OnStep
 
 
 class Retrain:
-    """One run. Stages note their seconds in the report."""
+    """Runs of one registry and one work directory."""
 
     def __init__(
         self,
-        bootstrap: str,
+        source: Source,
         registry: Registry,
         work: Path,
         settings: RetrainSettings,
         console: Console,
         *,
-        now_ms: int,
-        cut_ms: int | None = None,
         clock: Callable[[], float] = time.perf_counter,
+        on_step: OnStep | None = None,
     ) -> None:
         """
         Args:
-            work: the trainer's own store, the dataset, the reports; kept between runs.
-            now_ms: wall clock, ms UTC; names the version.
-            cut_ms: requests before it are taken; default `now_ms` less the settings' settle time.
+            work: see `runs.py`; kept between runs.
+            on_step: called after every step of training, beside the progress bar.
         """
-        self._bootstrap, self._registry, self._work, self._settings = bootstrap, registry, work, settings
-        self._console, self._clock, self._now_ms = console, clock, now_ms
-        self._cut_ms = now_ms - settings.settle_ms if cut_ms is None else cut_ms
-        self.report = RetrainReport(version=f"{time.strftime('%Y%m%d-%H%M%S', time.gmtime(now_ms / 1000))}")
+        self._source, self._registry, self._settings = source, registry, settings
+        self._work, self._console = WorkDirectory(work), console
+        self._clock, self._on_step = clock, on_step
 
-    def run(self) -> RetrainReport:
-        """All stages.
+    def run(
+        self, *, now_ms: int, cut_ms: int | None = None, cold: bool = False, accept_hole: bool = False
+    ) -> RetrainReport:
+        """Go on with the run that was broken off, or else make a new one.
+
+        Args:
+            now_ms: wall clock, ms UTC; names a new run's version.
+            cut_ms: requests before it are taken; default `now_ms` less the settings' settle time.
+            cold: from fresh weights and the oldest example that Kafka has.
+            accept_hole: go on behind examples that Kafka deleted before a run took them.
 
         Raises:
-            InfraError: another retrain runs, or there is no bundle in service to start from.
+            LockedError: another retrain is at work here.
+            InfraError: there is no bundle in service to start from, or settings and bundle do not fit.
+            BoundedReadError: Kafka does not have what the plan names.
             UnresolvedError: training would see other histories than serving saw.
-            ParityError: the graphs do not compute what the model computes.
         """
-        self._work.mkdir(parents=True, exist_ok=True)
-        with _locked(self._work / "lock"):
-            parent = self._parent()
-            with self._stage("land"):
-                cut = self._land(parent)
-            with self._stage("resolve"):
-                dataset = self._resolve(cut)
-            self.report.requests = len(dataset)
-            if len(dataset) < self._settings.min_requests:
-                self.report.reasons.append(
-                    f"{len(dataset)} requests, at least {self._settings.min_requests} are wanted"
-                )
+        with self._work.locked():
+            run = self._broken_off(now_ms, cut_ms, cold=cold)
+            if run is None:
+                try:
+                    run = self._begin(now_ms, cut_ms, cold=cold, accept_hole=accept_hole)
+                except StoppedError as stopped:
+                    return RetrainReport(
+                        outcome=stopped.outcome, parent=self._registry.current(), reasons=list(stopped.reasons)
+                    )
+            run.count_attempt()
+            try:
+                self._go_through(run)
+            except StoppedError as stopped:
+                report = self._close(run, stopped.outcome, stopped.reasons)
             else:
-                self._learn(parent, cut, dataset)
-            path = self._work / "runs" / self.report.version / "report.json"
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text(json.dumps(asdict(self.report), indent=2) + "\n")
-        return self.report
+                report = self._close(run, Outcome.PROMOTED, ())
+            self._work.prune(self._settings.keep.runs)
+            self._registry.prune(self._settings.keep.bundles, self._settings.keep.rollbacks)
+        return report
 
-    def _parent(self) -> Bundle:
+    def _broken_off(self, now_ms: int, cut_ms: int | None, *, cold: bool) -> Run | None:
+        """The run to go on with; those that cannot be gone on with are closed."""
+        found: Run | None = None
+        for run in (run for run in self._work.runs() if not run.over):
+            why = why_not_go_on(
+                run.plan,
+                self._settings,
+                in_service=self._registry.current(),
+                now_ms=now_ms,
+                cut_ms=cut_ms,
+                cold=cold,
+            )
+            if why is None and found is None:
+                found = run
+                continue
+            reason = f"not gone on with: {why or f'{found.plan.version if found else None} is'}"
+            self._console.print(f"run {run.plan.version} {reason}", highlight=False)
+            self._close(run, Outcome.ABANDONED, (reason,))
+        return found
+
+    def _begin(self, now_ms: int, cut_ms: int | None, *, cold: bool, accept_hole: bool) -> Run:
         version = self._registry.current()
         if version is None:
             raise InfraError(
                 f"{self._registry.root}: no bundle in service to start from; `longrank bundle init` makes one"
             )
-        self.report.parent = version
-        return self._registry.load(version)
+        plan = draw_plan(
+            self._registry.load(version),
+            self._source.bounds(),
+            self._settings,
+            now_ms=now_ms,
+            cut_ms=cut_ms,
+            cold=cold,
+            accept_hole=accept_hole,
+        )
+        if plan.version in self._registry.names():
+            raise InfraError(f"{self._registry.root}: version {plan.version} is already published; run it again")
+        return self._work.begin(plan)
 
-    def _land(self, parent: Bundle) -> ExampleCut:
-        trained = parent.manifest.training
-        begin = {int(name.rpartition("/")[2]): end for name, (_, end) in trained.offsets.items()}
-        with self._console.status("reading examples"):
-            records = read_bounded(self._bootstrap, EXAMPLES.name, begin)
-            cut = take_examples(records, begin, trained.cut_ms, self._cut_ms)
-        self.report.examples_read = cut.read
-        return cut
+    def _go_through(self, run: Run) -> None:
+        """All stages that are not finished.
 
-    def _resolve(self, cut: ExampleCut) -> RankingDataset:
-        with self._console.status("following the sequences"), SequenceStore(self._work / "store") as store:
-            follow_to_end(self._bootstrap, store, range(PARTITIONS))
+        Raises:
+            StoppedError: the run ends here.
+        """
+        plan, settings = run.plan, _settings_of(run)
+        parent = self._registry.load(plan.parent)
+        self._stage(run, "land", lambda: land(run, self._source))
+        _require_enough(landed(run).taken, settings)
+        self._stage(run, "resolve", lambda: self._resolve(run))
+        _require_enough(resolved(run).requests, settings)
+        _require(judge_labels(resolved(run).labels, parent.manifest.training.labels, settings.gate).reasons)
 
-            dataset, outcomes = build_dataset(
-                cut.examples, store_resolver(store), self._settings.tasks, max_unresolved=self._settings.max_unresolved
-            )
-        self.report.outcomes = dict(outcomes)
-        return dataset
+        older, holdout = _split(dataset_of(run), settings.holdout_share)
+        self._stage(run, "train", lambda: self._learn(run, parent, older))
+        self._stage(run, "evaluate", lambda: self._evaluate(run, parent, holdout))
+        measured = evaluated(run)
+        new, old = ({task: of.of_task(task) for task in of.metrics} for of in (measured.candidate, measured.in_service))
+        _require(judge(new, old, settings.gate).reasons)
+        self._stage(run, "export", lambda: self._export(run, parent, holdout))
+        self._stage(run, "publish", lambda: self._publish(plan))
+        self._stage(run, "shadow", lambda: self._shadow(run, parent, holdout))
+        _require(shadowed(run).reasons)
+        self._stage(run, "promote", lambda: self._promote(plan))
 
-    def _learn(self, parent: Bundle, cut: ExampleCut, dataset: RankingDataset) -> None:
-        older, holdout = dataset.newest_part(self._settings.holdout_share)
-        # A parent that was never trained is an initialisation, not a warm start.
-        warm = bool(parent.manifest.training.requests)
-        preset = parent.manifest.preset if warm else self._settings.preset
-        features = FeatureSettings.model_validate(parent.manifest.features) if warm else self._settings.features
-        model = new_model(model_settings(preset), features, self._settings.tasks, self._settings.training.seed)
-        if warm:
-            model.load_state_dict(load_weights(parent.path))
-        else:
-            set_base_rates(model, older)
-        with self._stage("train"):
-            curve = self._train(model, older)
-        save_curve(curve, self._work_file("curve.csv"))
-        with self._stage("gate"):
-            metrics = evaluate(model, holdout)
-            in_service = evaluate(_torch_model(parent), holdout)
-            verdict = judge(metrics, in_service, self._settings.gate)
-        self.report.metrics, self.report.in_service = _flat(metrics), _flat(in_service)
-        if not verdict.passed:
-            self.report.reasons.extend(verdict.reasons)
+    def _stage(self, run: Run, name: str, work: Callable[[], None]) -> None:
+        if name in run.seconds:
             return
-        with self._stage("export"), self._registry.staging() as staged:
-            manifest = export_bundle(
-                model,
-                staged,
-                version=self.report.version,
-                preset=preset,
-                created_ms=self._now_ms,
-                code_version=package_version("longrank"),
-                max_history=self._settings.max_history,
-                training=TrainingRange(
-                    offsets={f"{EXAMPLES.name}/{p}": span for p, span in cut.offsets.items()},
-                    from_ms=parent.manifest.training.cut_ms,
-                    cut_ms=self._cut_ms,
-                    requests=len(older),
-                    parent=parent.manifest.version if warm else None,
-                ),
-                metrics=self.report.metrics,
-                parity_cases=_parity_cases(holdout),
-            )
-            self.report.parity = manifest.tolerance.measured
-            self._registry.publish(staged)
-        self._registry.promote(self.report.version)
-        self.report.published = True
+        started = self._clock()
+        # Training has a bar of its own.
+        with self._console.status(name) if name != "train" else nullcontext():
+            work()
+        run.note(name, round(self._clock() - started, 2))
 
-    def _train(self, model: STCA, dataset: RankingDataset) -> list[CurvePoint]:
+    def _resolve(self, run: Run) -> None:
+        settings = _settings_of(run)
+        resolve(
+            run,
+            self._source,
+            settings.tasks,
+            max_unresolved=settings.max_unresolved,
+            label_window_requests=settings.gate.label_window_requests,
+        )
+
+    def _learn(self, run: Run, parent: Bundle, older: RankingDataset) -> None:
         columns = (
             TextColumn("train, loss {task.fields[loss]:.4f}"),
             BarColumn(),
@@ -206,58 +197,100 @@ class Retrain:
 
             def on_step(point: CurvePoint, total: int) -> None:
                 progress.update(bar, completed=point.step + 1, total=total, loss=point.loss)
+                if self._on_step is not None:
+                    self._on_step(point, total)
 
-            return train(model, dataset, self._settings.training, on_step)
+            learn(run, parent, _settings_of(run), older, on_step)
 
-    def _work_file(self, name: str) -> Path:
-        directory = self._work / "runs" / self.report.version
-        directory.mkdir(parents=True, exist_ok=True)
-        return directory / name
+    def _evaluate(self, run: Run, parent: Bundle, holdout: RankingDataset) -> None:
+        settings = _settings_of(run)
+        evaluate(run, learnt(run, parent, settings), torch_model(parent), holdout, settings.max_history)
 
-    @contextmanager
-    def _stage(self, name: str) -> Iterator[None]:
-        started = self._clock()
-        yield
-        self.report.seconds[name] = round(self._clock() - started, 2)
+    def _export(self, run: Run, parent: Bundle, holdout: RankingDataset) -> None:
+        # Staged whole, it was killed before it was noted.
+        if not self._registry.staged(run.plan.version).exists():
+            settings = _settings_of(run)
+            export(run, self._registry, parent, learnt(run, parent, settings), settings, holdout)
 
+    def _publish(self, plan: Plan) -> None:
+        staged = self._registry.staged(plan.version)
+        if staged.exists():
+            self._registry.publish(staged)
+        else:
+            # Killed before it was noted.
+            self._registry.load(plan.version)
 
-def _torch_model(bundle: Bundle) -> STCA:
-    manifest = bundle.manifest
-    features = FeatureSettings.model_validate(manifest.features)
-    model = new_model(model_settings(manifest.preset), features, manifest.tasks, 0)
-    model.load_state_dict(load_weights(bundle.path))
-    return model
+    def _shadow(self, run: Run, parent: Bundle, holdout: RankingDataset) -> None:
+        settings = _settings_of(run)
+        requests = sample(holdout, settings.shadow.requests)
+        expected = predict(learnt(run, parent, settings), requests, settings.max_history)
+        bundle = self._registry.load(run.plan.version)
+        shadow(run, bundle, parent, requests, expected, settings.shadow, self._clock)
 
-
-def _flat(metrics: dict[str, RankingMetrics]) -> dict[str, float]:
-    return {
-        f"{task}.{name}": float(value) for task, of_task in metrics.items() for name, value in asdict(of_task).items()
-    }
-
-
-def _parity_cases(dataset: RankingDataset) -> list[ParityCase]:
-    """Requests spread over the dataset."""
-    cases = []
-    for row in np.unique(np.linspace(0, len(dataset) - 1, _PARITY_REQUESTS).astype(int)).tolist():
-        history = dataset.events[dataset.history_begin[row] : dataset.history_end[row]]
-        span = slice(dataset.target_offsets[row], dataset.target_offsets[row + 1])
-        cases.append(
-            ParityCase(
-                history=history,
-                first_seq_no=int(dataset.seq_no[row]) - len(history) + 1,
-                item_ids=dataset.target_item_id[span],
-                group_ids=dataset.target_group_id[span],
-                request_time_ms=int(dataset.request_time_ms[row]),
-            )
-        )
-    return cases
-
-
-@contextmanager
-def _locked(path: Path) -> Iterator[None]:
-    with path.open("w") as file:
+    def _promote(self, plan: Plan) -> None:
+        if self._registry.current() == plan.version:
+            # Killed before it was noted.
+            return
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise InfraError(f"{path}: another retrain is running") from error
-        yield
+            self._registry.promote(plan.version, instead_of=plan.parent)
+        except BundleError as error:
+            raise StoppedError(
+                Outcome.REFUSED, f"promote: {error}; `longrank bundle promote` it if you want"
+            ) from error
+
+    def _close(self, run: Run, outcome: Outcome, reasons: tuple[str, ...]) -> RetrainReport:
+        """Write page and report; the run is over."""
+        report = self._report(run, outcome, reasons)
+        if outcome is not Outcome.ABANDONED:
+            parent = self._registry.manifest(run.plan.parent)
+            run.write("report.html", render(run, report, parent.training.labels))
+            report.page = str(run.path / "report.html")
+        self._registry.unstage(run.plan.version)
+        run.close(report.as_json())
+        return report
+
+    def _report(self, run: Run, outcome: Outcome, reasons: tuple[str, ...]) -> RetrainReport:
+        done = run.seconds
+        report = RetrainReport(
+            outcome=outcome,
+            version=run.plan.version,
+            parent=run.plan.parent,
+            reasons=list(reasons),
+            attempts=run.attempts,
+            seconds=done,
+        )
+        if "land" in done:
+            report.examples_read = landed(run).read
+        if "resolve" in done:
+            report.requests, report.outcomes = resolved(run).requests, resolved(run).outcomes
+        if "evaluate" in done:
+            report.metrics, report.in_service = evaluated(run).candidate.flat(), evaluated(run).in_service.flat()
+        if run.plan.version in self._registry.names():
+            tolerance = self._registry.manifest(run.plan.version).tolerance
+            report.parity = tolerance.measured
+            report.parity_bf16 = tolerance.bf16.measured if tolerance.bf16 else report.parity_bf16
+        if "shadow" in done:
+            report.shadow = shadowed(run).figures()
+        return report
+
+
+def _settings_of(run: Run) -> RetrainSettings:
+    """Those that the run began with."""
+    return RetrainSettings.model_validate(run.plan.settings)
+
+
+def _require(reasons: tuple[str, ...]) -> None:
+    if reasons:
+        raise StoppedError(Outcome.REFUSED, *reasons)
+
+
+def _require_enough(requests: int, settings: RetrainSettings) -> None:
+    if requests < settings.min_requests:
+        raise StoppedError(Outcome.TOO_LITTLE, f"{requests:,} requests, at least {settings.min_requests:,} are wanted")
+
+
+def _split(dataset: RankingDataset, share: float) -> tuple[RankingDataset, RankingDataset]:
+    try:
+        return dataset.newest_part(share)
+    except ValueError as error:
+        raise StoppedError(Outcome.TOO_LITTLE, str(error)) from error

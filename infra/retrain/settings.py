@@ -9,8 +9,54 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from infra.errors import InfraError
 from scorer.features import FeatureSettings
+from scorer.serving.engine import Device
 from scorer.training.gate import GateSettings
 from scorer.training.settings import TrainingSettings
+
+
+class ParitySettings(BaseModel):
+    """What three ways to compute the same may differ by."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    #: Requests of the holdout on which the exported graphs are compared with torch.
+    requests: int = Field(default=16, ge=1)
+    #: The same for torch in bfloat16 against float32; also what the change of gAUC rests on.
+    bf16_requests: int = Field(default=128, ge=1)
+    #: Largest difference of a probability, bfloat16 against float32.
+    max_bf16: float = Field(default=0.05, gt=0, le=1)
+    #: How much lower the gAUC may be in bfloat16.
+    max_bf16_gauc_drop: float = Field(default=0.005, ge=0, le=1)
+
+
+class ShadowSettings(BaseModel):
+    """Requests that the new bundle answers beside the one in service before it is promoted."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    #: Of the holdout, whole users, the newest.
+    requests: int = Field(default=200, ge=1)
+    #: Where the two engines run.
+    device: Device = "cpu"
+    #: Largest difference of a score from what the evaluation computed.
+    max_difference: float = Field(default=1e-3, gt=0, le=1)
+    #: The mean score may differ by this factor from that of the model in service.
+    max_mean_change: float = Field(default=3.0, gt=1)
+    #: Largest distance between the two distributions of scores (Kolmogorov-Smirnov, 0 to 1).
+    max_distance: float = Field(default=0.6, gt=0, le=1)
+
+
+class KeepSettings(BaseModel):
+    """What stays of old runs and old bundles."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    #: Reports of the newest runs.
+    runs: int = Field(default=60, ge=1)
+    #: Newest bundles, promoted or not.
+    bundles: int = Field(default=10, ge=1)
+    #: Bundles that were in service before the current one stay beyond that: rollbacks go there.
+    rollbacks: int = Field(default=3, ge=1)
 
 
 class RetrainSettings(BaseModel):
@@ -18,12 +64,14 @@ class RetrainSettings(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    #: Size of a model that starts afresh; a warm start keeps its parent's.
+    #: Size of a model that starts afresh; a warm start keeps its parent's, features too.
     preset: str = "tiny"
     #: Label columns, each a task of the model.
     tasks: tuple[str, ...] = ("touch",)
     #: Newest events of a history that the exported graphs encode.
     max_history: int = Field(default=10_000, ge=1)
+    #: A run that was killed is gone on with for so long after its start; then the next run takes a new cut, ms.
+    resume_ms: int = Field(default=43_200_000, ge=0)
     #: Requests younger than this at the start of the run wait for the next one, ms.
     settle_ms: int = Field(default=3_600_000, ge=0)
     #: The newest share of the requests is the holdout that the gate looks at.
@@ -35,6 +83,9 @@ class RetrainSettings(BaseModel):
     features: FeatureSettings = FeatureSettings()
     training: TrainingSettings = TrainingSettings()
     gate: GateSettings = GateSettings()
+    parity: ParitySettings = ParitySettings()
+    shadow: ShadowSettings = ShadowSettings()
+    keep: KeepSettings = KeepSettings()
 
 
 def load_settings(path: Path | None) -> RetrainSettings:

@@ -1,10 +1,12 @@
-"""torch fp32 against ONNX Runtime on the CPU: the largest difference of a probability, over given and edge cases."""
+"""Three ways to the same probabilities: torch in float32, torch in bfloat16, ONNX Runtime; their largest differences
+over given and edge cases."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 import onnxruntime as ort
@@ -22,7 +24,7 @@ _SYNTHETIC_SIZES: Final = ((0, 1), (0, 9), (1, 1), (1, 32), (64, 1), (700, 32))
 
 
 class ParityError(ValueError):
-    """The graphs do not compute what the torch model computes."""
+    """The graphs, or the model in bfloat16, do not compute what the torch model computes in float32."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,12 +82,34 @@ def measure_parity(model: STCA, encode_path: Path, score_path: Path, cases: list
         head = HistoryHead.of(case.history, case.first_seq_no)
         history = featurise_history(case.history, case.first_seq_no, head, model.features)
         targets = featurise_targets(case.item_ids, case.group_ids, case.request_time_ms, head, model.features)
-        with torch.no_grad():
-            logits = model.score(tensors(targets), *model.encode(tensors(history)))
-            expected = torch.sigmoid(logits).numpy()
+        expected = _torch_probabilities(model, history, targets, bf16=False)
         encoded = dict(zip(ENCODE_OUTPUTS, encode.run(list(ENCODE_OUTPUTS), history), strict=True))
         got = score.run([SCORE_OUTPUT], {**targets, **encoded})[0]
         if not (np.isfinite(expected).all() and np.isfinite(got).all()):
             raise ParityError(f"case {number} ({len(case.history)} events, {len(case.item_ids)} targets): not finite")
         worst = max(worst, float(np.abs(expected - got).max(initial=0.0)))
     return worst
+
+
+def torch_probabilities(
+    model: STCA, cases: Sequence[ParityCase], *, bf16: bool = False
+) -> Iterator[NDArray[np.float32]]:
+    """[m, tasks] of each case.
+
+    Args:
+        bf16: matrix products in bfloat16, as autocast has them, on the weights in float32.
+    """
+    for case in cases:
+        head = HistoryHead.of(case.history, case.first_seq_no)
+        history = featurise_history(case.history, case.first_seq_no, head, model.features)
+        targets = featurise_targets(case.item_ids, case.group_ids, case.request_time_ms, head, model.features)
+        yield _torch_probabilities(model, history, targets, bf16=bf16)
+
+
+def _torch_probabilities(
+    model: STCA, history: dict[str, Any], targets: dict[str, Any], *, bf16: bool
+) -> NDArray[np.float32]:
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16, enabled=bf16):
+        logits = model.score(tensors(targets), *model.encode(tensors(history)))
+    probabilities: NDArray[np.float32] = torch.sigmoid(logits.float()).numpy()
+    return probabilities

@@ -1,0 +1,102 @@
+"""The model of a run: where it begins, its training, and reading it back."""
+
+from __future__ import annotations
+
+from typing import Final
+
+import torch
+
+from infra.errors import InfraError
+from infra.retrain.outcome import Outcome, StoppedError
+from infra.retrain.plan import Plan
+from infra.retrain.runs import WEIGHTS_NAME, Run
+from infra.retrain.settings import RetrainSettings
+from schemas.settings import from_mapping
+from scorer.export import load_weights
+from scorer.features import FeatureSettings
+from scorer.model import STCA, model_settings
+from scorer.registry.registry import Bundle
+from scorer.training.dataset import RankingDataset
+from scorer.training.train import OnStep, new_model, save_curve, set_base_rates, train
+
+_CURVE: Final = "curve.csv"
+
+
+def is_warm(plan: Plan, parent: Bundle) -> bool:
+    """Whether training goes on from the parent's weights; one that was never trained is an initialisation."""
+    return not plan.cold and bool(parent.manifest.training.requests)
+
+
+def preset_of(plan: Plan, parent: Bundle, settings: RetrainSettings) -> str:
+    """The size of the run's model."""
+    return parent.manifest.preset if is_warm(plan, parent) else settings.preset
+
+
+def untrained(plan: Plan, parent: Bundle, settings: RetrainSettings) -> STCA:
+    """The run's model with fresh weights.
+
+    Raises:
+        InfraError: a warm start from a model with other tasks.
+    """
+    warm = is_warm(plan, parent)
+    if warm and parent.manifest.tasks != settings.tasks:
+        raise InfraError(
+            f"{parent.manifest.version} has the tasks {', '.join(parent.manifest.tasks)}, the settings say "
+            f"{', '.join(settings.tasks)}: start afresh with --cold"
+        )
+    features = from_mapping(FeatureSettings, parent.manifest.features) if warm else settings.features
+    size = model_settings(preset_of(plan, parent, settings))
+    return new_model(size, features, settings.tasks, settings.training.seed)
+
+
+def learn(
+    run: Run, parent: Bundle, settings: RetrainSettings, older: RankingDataset, on_step: OnStep | None = None
+) -> None:
+    """Train on the requests before the holdout; leaves weights and curve.
+
+    Raises:
+        StoppedError: the loss or a weight is not finite; the same data would do it again.
+    """
+    model = untrained(run.plan, parent, settings)
+    if is_warm(run.plan, parent):
+        model.load_state_dict(load_weights(parent.path))
+    else:
+        set_base_rates(model, older)
+    try:
+        curve = train(model, older, settings.training, on_step)
+    except FloatingPointError as error:
+        raise StoppedError(Outcome.REFUSED, f"training: {error}") from error
+    broken = [name for name, weights in model.state_dict().items() if not torch.isfinite(weights.float()).all()]
+    if broken:
+        raise StoppedError(Outcome.REFUSED, f"training: not finite: {', '.join(broken)}")
+    with run.replacing(_CURVE) as path:
+        save_curve(curve, path)
+    with run.replacing(WEIGHTS_NAME) as path, path.open("wb") as file:
+        # To a file, not to a path: torch writes a path's name into the file.
+        torch.save(model.state_dict(), file)
+
+
+def learnt(run: Run, parent: Bundle, settings: RetrainSettings) -> STCA:
+    """What `learn` made."""
+    model = untrained(run.plan, parent, settings)
+    model.load_state_dict(torch.load(run.path / WEIGHTS_NAME, map_location="cpu", weights_only=True))
+    return model.eval()
+
+
+def loss_curve(run: Run) -> list[float]:
+    """The losses of the steps; none where training did not end."""
+    path = run.path / _CURVE
+    if not path.exists():
+        return []
+    header, *lines = path.read_text().splitlines()
+    column = header.split(",").index("loss")
+    return [float(line.split(",")[column]) for line in lines]
+
+
+def torch_model(bundle: Bundle) -> STCA:
+    """A bundle's model, to evaluate it."""
+    manifest = bundle.manifest
+    features = from_mapping(FeatureSettings, manifest.features)
+    model = new_model(model_settings(manifest.preset), features, manifest.tasks, 0)
+    model.load_state_dict(load_weights(bundle.path))
+    return model.eval()
