@@ -136,7 +136,8 @@ class WorkDirectory:
 
     def runs(self) -> list[Run]:
         """Oldest first."""
-        paths = (self.root / "runs").glob(f"*/{_PLAN}")
+        # Not those that `begin` was killed over: their names begin with a dot.
+        paths = (self.root / "runs").glob(f"[!.]*/{_PLAN}")
         return sorted((Run(path.parent) for path in paths), key=lambda run: (run.plan.created_ms, run.plan.version))
 
     def begin(self, plan: Plan) -> Run:
@@ -167,8 +168,9 @@ class WorkDirectory:
             _remove(run.path)
         for run in over[-keep:]:
             run.tidy()
+        known = {run.path.name for run in self.runs()}
         for path in (self.root / "runs").iterdir():
-            if not (path / _PLAN).exists():
+            if path.name not in known:
                 _remove(path)
 
 

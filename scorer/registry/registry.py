@@ -262,10 +262,11 @@ class Registry:
 
     def _replace(self, name: str, make: Callable[[Path], object]) -> None:
         self.root.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=self.root) as directory:
-            new = Path(directory) / name
-            make(new)
-            new.replace(self.root / name)
+        part = self.root / f".{name}.part"
+        # A crash may have left one.
+        part.unlink(missing_ok=True)
+        make(part)
+        part.replace(self.root / name)
         _sync(self.root)
 
 

@@ -25,7 +25,7 @@ from scorer.export import export_bundle
 from scorer.features import FeatureSettings
 from scorer.landing.bounded import Landed, TopicBounds
 from scorer.landing.resolve import Resolver
-from scorer.model import model_settings
+from scorer.model import PRESETS, ModelSettings, model_settings
 from scorer.registry.registry import Registry
 from scorer.training.settings import TrainingSettings
 from scorer.training.train import new_model
@@ -34,12 +34,16 @@ DAY_MS = 86_400_000
 #: Midnight.
 START_MS = 19_676 * DAY_MS
 FEATURES = FeatureSettings(item_buckets=64, group_buckets=16, code_bits=64)
+#: A model whose export takes half as long as that of the smallest real one: a layer less.
+PRESET = "planted"
+PRESETS[PRESET] = ModelSettings(d=32, layers=1, heads=2, head_dim=48, table_dim=4)
 _EPOCH = 1 << 32
 
 
 def settings(**changes: Any) -> RetrainSettings:
     """Bounds that the planted rule meets after a second of training."""
     fields: dict[str, Any] = {
+        "preset": PRESET,
         "features": FEATURES,
         "training": TrainingSettings(epochs=1, min_history=8, max_history=64, learning_rate=4e-3),
         "settle_ms": 0,
@@ -119,10 +123,10 @@ def registry_with_untrained(root: Path, cache: Path) -> Registry:
     """A registry with an untrained model in service; exported once into `cache`."""
     if not cache.exists():
         registry = Registry(cache)
-        model = new_model(model_settings("tiny"), FEATURES, ("touch",), seed=0)
+        model = new_model(model_settings(PRESET), FEATURES, ("touch",), seed=0)
         with registry.staging() as staged:
             export_bundle(
-                model, staged, version="untrained", preset="tiny", created_ms=1, code_version="test", max_history=50
+                model, staged, version="untrained", preset=PRESET, created_ms=1, code_version="test", max_history=50
             )
             registry.publish(staged)
         registry.promote("untrained")
