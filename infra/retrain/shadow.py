@@ -122,7 +122,7 @@ def shadow(
         p99_ms=float(np.quantile(new.ms, 0.99)),
         p50_ms_in_service=float(np.quantile(old.ms, 0.5)),
         p99_ms_in_service=float(np.quantile(old.ms, 0.99)),
-        reasons=tuple(_judge(tasks, new.scores, difference, means, distances, settings, comparable=comparable)),
+        reasons=tuple(judge_answers(tasks, new.scores, difference, means, distances, settings, comparable=comparable)),
     )
     run.write(_SHADOW, shadowed.model_dump_json())
 
@@ -132,7 +132,7 @@ def shadowed(run: Run) -> Shadowed:
     return Shadowed.model_validate_json((run.path / _SHADOW).read_bytes())
 
 
-def _judge(
+def judge_answers(
     tasks: tuple[str, ...],
     scores: NDArray[np.float32],
     difference: float,
@@ -142,6 +142,14 @@ def _judge(
     *,
     comparable: bool,
 ) -> Iterator[str]:
+    """Why the bundle is not to be promoted.
+
+    Args:
+        scores: [T, tasks].
+        difference: largest, from what the evaluation computed.
+        means, distances: see `Shadowed`.
+        comparable: to what is in service.
+    """
     if not np.isfinite(scores).all():
         yield f"shadow: {np.count_nonzero(~np.isfinite(scores))} of {scores.size} scores are not finite"
         return

@@ -202,15 +202,25 @@ class Registry:
         Raises:
             BundleError: nothing was in service before, or it is damaged.
         """
+        history = self._served_before()
+        if not history:
+            raise BundleError(f"{self.root}: no version was in service before {self.current()}")
+        self._serve(history[-1], history)
+        return history[-1]
+
+    def before(self) -> str | None:
+        """Where `rollback` goes; None: nowhere."""
+        history = self._served_before()
+        return history[-1] if history else None
+
+    def _served_before(self) -> list[str]:
+        """The promotions before the current one, up to the newest that is not it and still there."""
         history, current = self.promotions(), self.current()
         while history and history[-1] != current:
             history.pop()
         while history and (history[-1] == current or not self._path(history[-1]).is_dir()):
             history.pop()
-        if not history:
-            raise BundleError(f"{self.root}: no version was in service before {current}")
-        self._serve(history[-1], history)
-        return history[-1]
+        return history
 
     def prune(self, keep: int, keep_served: int) -> list[str]:
         """Delete old bundles; returns the deleted versions.

@@ -7,12 +7,14 @@ import io
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from rich.console import Console
 
+from infra.retrain.outcome import RetrainReport
 from infra.retrain.pipeline import Retrain
 from infra.retrain.settings import RetrainSettings
 from schemas import SCHEMA_VERSION
@@ -139,3 +141,23 @@ def retrain(
 ) -> Retrain:
     """On this source, quiet."""
     return Retrain(source, registry, work, of or settings(), Console(file=io.StringIO()), **more)
+
+
+@dataclass(frozen=True)
+class Night:
+    """A retrain that went well, and where it left everything."""
+
+    root: Path
+    report: RetrainReport
+
+    @property
+    def registry(self) -> Registry:
+        return Registry(self.root / "registry")
+
+    @property
+    def work(self) -> Path:
+        return self.root / "work"
+
+    @property
+    def run(self) -> Path:
+        return self.work / "runs" / self.report.version
