@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from schemas.settings import from_mapping
-from scorer.export import ParityError, export_bundle, load_weights
+from scorer.export import ParityError, export_bundle, load_weights, torch_probabilities
 from scorer.export.bundle import WEIGHTS_NAME
 from scorer.export.parity import measure_parity, synthetic_cases
 from scorer.features import FeatureSettings, HistoryHead, featurise_history, featurise_targets
@@ -116,3 +116,15 @@ def test_what_is_not_there_or_not_empty_is_refused(bundle: Path, tmp_path: Path)
         export(random_model(0), bundle)
     with pytest.raises(FileNotFoundError, match="not start a training"):
         load_weights(tmp_path)
+
+
+def test_the_graphs_do_not_tell_where_they_were_exported(bundle: Path) -> None:
+    for graph in (ENCODE_GRAPH, SCORE_GRAPH):
+        assert b".py" not in (bundle / graph).read_bytes()
+
+
+def test_bfloat16_is_near_and_not_the_same() -> None:
+    model, cases = random_model(0), synthetic_cases(3)
+    for full, half in zip(torch_probabilities(model, cases), torch_probabilities(model, cases, bf16=True), strict=True):
+        assert full.shape == half.shape
+        assert 0 < np.abs(full - half).max() < 0.05
