@@ -67,7 +67,7 @@ class Measured(BaseModel):
 
 
 class Evaluation(BaseModel):
-    """Of the candidate and of the model in service."""
+    """Of the candidate and of the model in service; nothing of one that answers with what is no probability."""
 
     model_config = ConfigDict(frozen=True, ser_json_inf_nan="constants")
 
@@ -88,11 +88,13 @@ def evaluate(run: Run, candidate: STCA, in_service: STCA, holdout: RankingDatase
     if not np.isfinite(probabilities).all():
         broken = int(np.count_nonzero(~np.isfinite(probabilities)))
         raise StoppedError(Outcome.REFUSED, f"{broken} of {probabilities.size} probabilities are not finite")
+    served = predict(in_service, holdout, max_history)
+    there = in_service.tasks if np.isfinite(served).all() else ()
     evaluation = Evaluation(
         requests=len(holdout),
         targets=len(holdout.target_item_id),
         candidate=_measure(candidate.tasks, probabilities, holdout),
-        in_service=_measure(in_service.tasks, predict(in_service, holdout, max_history), holdout),
+        in_service=_measure(there, served, holdout),
     )
     run.write(_EVALUATION, evaluation.model_dump_json())
 

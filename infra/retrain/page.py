@@ -8,6 +8,8 @@ from datetime import UTC, datetime
 from functools import partial
 from typing import Any, Final
 
+import numpy as np
+
 from infra.report.html import document, figure, headline, table
 from infra.retrain.collect import landed, resolved
 from infra.retrain.evaluation import Evaluation, evaluated
@@ -15,39 +17,35 @@ from infra.retrain.learn import loss_curve
 from infra.retrain.outcome import Outcome, RetrainReport
 from infra.retrain.runs import Run
 from infra.retrain.shadow import shadowed
-from scorer.registry.manifest import LabelWindow
+from scorer.registry.manifest import LabelWindow, Manifest
 
 #: Lines of the table of label rates, the newest; the plot has them all.
 _SHOWN_WINDOWS: Final = 14
 _METRICS: Final = ("auc", "gauc", "gauc_requests", "calibration", "log_loss")
 
 
-def render(run: Run, report: RetrainReport, labels_before: tuple[LabelWindow, ...]) -> str:
-    """The page.
-
-    Args:
-        labels_before: label rates of the runs before.
-    """
+def render(run: Run, report: RetrainReport, parent: Manifest) -> str:
+    """The page; `parent` was in service when the run began."""
     return document(
         f"longrank retrain {report.version}",
         f"Retrain {report.version}",
         (
             headline(report.outcome.value, bad=report.outcome is not Outcome.PROMOTED),
             *(headline(reason, bad=True) for reason in report.reasons),
-            table("The run", (), _run_rows(run, report)),
+            table("The run", (), _run_rows(run, report, parent)),
             *(_evaluation(evaluated(run)) if "evaluate" in run.seconds else ()),
             *(_loss(loss_curve(run))),
-            *_data(run, labels_before),
+            *_data(run, parent.training.labels),
             *_agreement(run, report),
             table("Durations", ("stage", "seconds"), [(name, f"{took:.1f}") for name, took in report.seconds.items()]),
         ),
     )
 
 
-def _run_rows(run: Run, report: RetrainReport) -> Iterator[tuple[str, object]]:
+def _run_rows(run: Run, report: RetrainReport, parent: Manifest) -> Iterator[tuple[str, object]]:
     plan = run.plan
     yield "in service when it began", plan.parent
-    yield "weights begin", "afresh" if plan.cold else "with those in service, if they were trained"
+    yield "weights from", "afresh" if plan.cold or not parent.training.requests else plan.parent
     yield "began", _time(plan.created_ms)
     yield "requests from", _time(plan.from_ms) if plan.from_ms else "the oldest"
     yield "requests before", _time(plan.cut_ms)
@@ -155,7 +153,11 @@ def _draw_calibration(axes: Any, *, evaluation: Evaluation, task: str) -> None:
 
 
 def _draw_loss(axes: Any, *, curve: list[float]) -> None:
-    axes.plot(curve)
+    axes.plot(curve, alpha=0.4)
+    width = max(1, len(curve) // 20)
+    mean = np.convolve(curve, np.full(width, 1 / width), "valid")
+    axes.plot(np.arange(len(mean)) + width - 1, mean, label=f"mean of the last {width}")
+    axes.legend()
     axes.set(xlabel="step", ylabel="loss")
     axes.grid(alpha=0.3)
 

@@ -242,8 +242,8 @@ class Retrain:
         """Write page and report; the run is over."""
         report = self._report(run, outcome, reasons)
         if outcome is not Outcome.ABANDONED:
-            parent = self._registry.manifest(run.plan.parent)
-            run.write("report.html", render(run, report, parent.training.labels))
+            page = render(run, report, self._registry.manifest(run.plan.parent))
+            run.write("report.html", page)
             report.page = str(run.path / "report.html")
         self._registry.unstage(run.plan.version)
         run.close(report.as_json())

@@ -54,7 +54,7 @@ def draw_plan(
         accept_hole: where Kafka has deleted examples that no run has read, begin behind them.
 
     Raises:
-        InfraError: the topic is not the one that the parent was trained on.
+        InfraError: the topic is not the one that the parent was trained on, or examples are lost.
         StoppedError: nothing is there behind what the parent was trained on.
     """
     trained = parent.manifest.training
@@ -72,6 +72,13 @@ def draw_plan(
                 f"the cut {cut} ms is not after {trained.cut_ms} ms, up to which {parent.manifest.version} was trained",
             )
         begin = {int(name.rpartition("/")[2]): end for name, (_, end) in trained.offsets.items()}
+        for partition, (oldest, _) in bounds.offsets.items():
+            if begin.get(partition, oldest) < oldest and not accept_hole:
+                raise InfraError(
+                    f"{EXAMPLES.name}/{partition}: {parent.manifest.version} was trained up to offset "
+                    f"{begin[partition]}, the oldest record is {oldest}: what was between them is lost; go on behind "
+                    "it with --accept-hole"
+                )
     return Plan(
         version=time.strftime("%Y%m%d-%H%M%S", time.gmtime(now_ms / 1000)),
         created_ms=now_ms,

@@ -109,8 +109,8 @@ def shadow(
     means = {task: float(now.mean(dtype=np.float64) / was.mean(dtype=np.float64)) for task, (now, was) in pairs.items()}
     distances = {task: distance(now, was) for task, (now, was) in pairs.items()}
     difference = float(np.abs(new.scores - expected).max())
-    # A model that was never trained answers anything: to be unlike it is no fault.
-    comparable = bool(in_service.manifest.training.requests)
+    # A model that was never trained, or is broken, answers anything: to be unlike it is no fault.
+    comparable = bool(in_service.manifest.training.requests) and bool(np.isfinite(old.scores).all())
     shadowed = Shadowed(
         requests=len(requests),
         targets=len(requests.target_item_id),

@@ -11,13 +11,16 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from click.testing import CliRunner
 from hypothesis import given
 from hypothesis import strategies as st
 from retrain_world import MemorySource, Night, settings
 
 from infra.cli import main
+from infra.errors import InfraError
 from infra.retrain.collect import label_windows
+from infra.retrain.evaluation import evaluate, evaluated
 from infra.retrain.export import measure_bf16, parity_cases
 from infra.retrain.learn import torch_model
 from infra.retrain.outcome import EXIT_CODES, Outcome, RetrainReport, StoppedError
@@ -87,7 +90,8 @@ def test_a_plan_begins_where_the_model_in_service_ends(the_night: Night) -> None
     aged = bounds._replace(offsets={partition: (end - 1, end) for partition, (_, end) in bounds.offsets.items()})
     behind = draw_plan(parent, aged, settings(), now_ms=source.now_ms, accept_hole=True)
     assert behind.offsets == aged.offsets
-    assert draw_plan(parent, aged, settings(), now_ms=source.now_ms).offsets == warm.offsets
+    with pytest.raises(InfraError, match=r"/0: 20231116-000000 was trained up to offset 36, .* with --accept-hole"):
+        draw_plan(parent, aged, settings(), now_ms=source.now_ms)
 
 
 def test_a_stage_output_is_there_whole_or_not_at_all(tmp_path: Path) -> None:
@@ -203,6 +207,27 @@ def test_bfloat16_is_measured_and_bounded(dataset: RankingDataset, the_night: Ni
     with pytest.raises(StoppedError, match="bfloat16 differs from float32") as stopped:
         measure_bf16(model, dataset, ParitySettings(bf16_requests=20, max_bf16=1e-9))
     assert stopped.value.outcome is Outcome.REFUSED
+
+
+def test_a_model_whose_numbers_ran_away_is_refused_and_is_no_measure(
+    tmp_path: Path, dataset: RankingDataset, the_night: Night
+) -> None:
+    bundle = the_night.registry.load(the_night.report.version)
+    good, broken = torch_model(bundle), torch_model(bundle)
+    with torch.no_grad():
+        for weights in broken.parameters():
+            weights.fill_(math.nan)
+    run = WorkDirectory(tmp_path).begin(plan())
+    with pytest.raises(StoppedError, match="1800 of 1800 probabilities are not finite"):
+        evaluate(run, broken, good, dataset, max_history=50)
+    evaluate(run, good, broken, dataset, max_history=50)
+    found = evaluated(run)
+    assert found.in_service.metrics == {}
+    assert found.candidate.of_task("touch").gauc_requests > 200
+    assert sum(int(of["gauc_requests"]) for of in found.candidate.buckets["touch"].values()) == int(
+        found.candidate.metrics["touch"]["gauc_requests"]
+    )
+    assert sum(point.targets for point in found.candidate.calibration["touch"]) == len(dataset.target_item_id)
 
 
 def test_parity_cases_are_spread_over_the_requests(dataset: RankingDataset) -> None:
