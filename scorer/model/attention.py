@@ -30,47 +30,47 @@ class Ragged:
     #: int32 [n, 2], (request, first row): pieces of targets and of tokens, request -1 for none. CUDA only.
     target_tiles: Tensor | None = None
     token_tiles: Tensor | None = None
+    #: No request has more targets than one piece.
+    single: bool = False
 
 
-def attend(
-    q_MHK: Tensor, keys_LHC: Tensor, values_LHC: Tensor, key_terms_LJ: Tensor, value_terms_LJ: Tensor, ragged: Ragged
-) -> Tensor:
+def attend(q_MHK: Tensor, kv_L2HC: Tensor, key_terms_LJ: Tensor, value_terms_LJ: Tensor, ragged: Ragged) -> Tensor:
     """Attended [content | terms], [M, H, K]; logits are q . [key | key terms], not scaled further.
 
     Gradients reach queries, keys and values, not the terms.
     """
-    if q_MHK.is_cuda:
-        from scorer.model.kernels import ragged_attention
+    if not q_MHK.is_cuda:
+        return attend_reference(q_MHK, kv_L2HC, key_terms_LJ, value_terms_LJ, ragged)
+    from scorer.model.kernels import ragged_attention
 
-        if ragged.target_tiles is None or ragged.token_tiles is None:
-            raise ValueError("attention on the GPU needs the batch's tiles")
-        return ragged_attention(
-            q_MHK,
-            keys_LHC,
-            values_LHC,
-            key_terms_LJ,
-            value_terms_LJ,
-            ragged.token_offsets,
-            ragged.target_offsets,
-            ragged.target_tiles,
-            ragged.token_tiles,
-        )
-    return attend_reference(q_MHK, keys_LHC, values_LHC, key_terms_LJ, value_terms_LJ, ragged)
+    if ragged.target_tiles is None or ragged.token_tiles is None:
+        raise ValueError("attention on the GPU needs the batch's tiles")
+    return ragged_attention(
+        q_MHK,
+        kv_L2HC,
+        key_terms_LJ,
+        value_terms_LJ,
+        ragged.token_offsets,
+        ragged.target_offsets,
+        ragged.target_tiles,
+        ragged.token_tiles,
+        ragged.single,
+    )
 
 
 def attend_reference(
-    q_MHK: Tensor, keys_LHC: Tensor, values_LHC: Tensor, key_terms_LJ: Tensor, value_terms_LJ: Tensor, ragged: Ragged
+    q_MHK: Tensor, kv_L2HC: Tensor, key_terms_LJ: Tensor, value_terms_LJ: Tensor, ragged: Ragged
 ) -> Tensor:
     """`attend` request by request in plain torch, in the inputs' own precision."""
     heads = q_MHK.shape[1]
     tokens, targets = ragged.token_offsets.tolist(), ragged.target_offsets.tolist()
-    null_value = null_row(value_terms_LJ, values_LHC.shape[2]).expand(1, heads, -1)
+    null_value = null_row(value_terms_LJ, kv_L2HC.shape[3]).expand(1, heads, -1)
     parts: list[Tensor] = []
     for begin, end, first, last in zip(tokens, tokens[1:], targets, targets[1:], strict=False):
         if first == last:
             continue
-        k_LHK = with_terms(keys_LHC[begin:end], key_terms_LJ[begin:end])
-        v_LHK = with_terms(values_LHC[begin:end], value_terms_LJ[begin:end])
+        k_LHK = with_terms(kv_L2HC[begin:end, 0], key_terms_LJ[begin:end])
+        v_LHK = with_terms(kv_L2HC[begin:end, 1], value_terms_LJ[begin:end])
         k_HKG = torch.cat([torch.zeros_like(null_value), k_LHK]).permute(1, 2, 0)
         v_HGK = torch.cat([null_value, v_LHK]).transpose(0, 1)
         shares_HMG = torch.softmax(q_MHK[first:last].transpose(0, 1) @ k_HKG, dim=-1)

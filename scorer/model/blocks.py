@@ -38,7 +38,19 @@ class HistoryEncoder(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """[..., D] to [..., D]."""
-        out: Tensor = self.norm(x + self.ffn(x) if self.residual else self.ffn(x))
+        y = self.ffn(x)
+        out: Tensor = self.norm(x + y if self.residual else y)
+        return out
+
+    def first_weights(self) -> list[Tensor]:
+        """What the tokens are multiplied with first, [hidden, D] each."""
+        return [self.ffn.gate.weight, self.ffn.up.weight]
+
+    def finish(self, x: Tensor, hidden: Tensor) -> Tensor:
+        """The rest, from [..., D] and the products [..., 2 * hidden] with `first_weights`."""
+        gate, up = hidden.chunk(2, dim=-1)
+        y = self.ffn.down(silu(gate) * up)
+        out: Tensor = self.norm(x + y if self.residual else y)
         return out
 
 
@@ -84,8 +96,8 @@ class TokenEmbedding(nn.Module):
         )
         out: Tensor = (
             ids
-            + self.action(features["action_row"])
-            + self.surface(features["surface_row"])
+            + _rows_of(self.action, features["action_row"])
+            + _rows_of(self.surface, features["surface_row"])
             + self.engagement(features["engagement"])
         )
         return out
@@ -99,6 +111,16 @@ class TokenEmbedding(nn.Module):
             features["target_group_code"],
         )
         return ids + self.target
+
+
+def _rows_of(table: nn.Embedding, rows: Tensor) -> Tensor:
+    """The table's rows [L, D]. On the GPU as a product: as a gather, its gradient is atomics into a handful of rows."""
+    if rows.is_cuda and torch.is_grad_enabled():
+        chosen = rows[:, None] == torch.arange(table.num_embeddings, device=rows.device)
+        out: Tensor = chosen.to(table.weight.dtype) @ table.weight
+        return out
+    looked_up: Tensor = table(rows)
+    return looked_up
 
 
 class RankMixer(nn.Module):

@@ -25,6 +25,9 @@ class ModelSettings:
     table_dim: int
     #: RankMixer blocks in the ranking head.
     mixer_blocks: int = 1
+    #: Copies of the final fusion and the ranking head over the same attention outputs, each trained with a loss of its
+    #: own, their logits averaged: an ensemble for the price of its heads.
+    head_copies: int = 1
     #: What the paper does not have, each to be switched off for comparison: the residual in the history encoder,
     #: queries through the encoder's weights, and how much was found and how recent it is as the head's inputs.
     residual: bool = True

@@ -101,6 +101,30 @@ class CrossAttention(nn.Module):
         return content, self.query_terms(q).reshape(*u.shape[:-1], self.heads, -1)
 
 
+class RankingHead(nn.Module):
+    """Final fusion of a target's attention outputs, RankMixer over four tokens, a logit per task."""
+
+    def __init__(self, settings: ModelSettings, tasks: int) -> None:
+        super().__init__()
+        d = settings.d
+        self.final_fusion = SwiGLUFFN((settings.layers + 2) * d, settings.head_ratio * d, d)
+        self.user_token = nn.Linear(CONTEXT_WIDTH, d)
+        self.candidate_token = nn.Linear(d, d)
+        self.mixers = nn.ModuleList(
+            RankMixer(_HEAD_TOKENS, d, settings.head_ratio) for _ in range(settings.mixer_blocks)
+        )
+        self.logits = nn.Linear(_HEAD_TOKENS * d, tasks)
+
+    def forward(self, t_MD: Tensor, outputs: list[Tensor], readout_MD: Tensor, context: Tensor) -> Tensor:
+        """Logits [M, A]."""
+        z_MD = self.final_fusion(torch.cat([*outputs, t_MD, readout_MD], dim=-1))
+        x_MTD = torch.stack([z_MD, readout_MD, self.user_token(context), self.candidate_token(t_MD)], dim=1)
+        for mixer in self.mixers:
+            x_MTD = mixer(x_MTD)
+        out: Tensor = self.logits(x_MTD.flatten(1))
+        return out
+
+
 class STCA(nn.Module):
     """`encode` the history once, `score` any number of targets against it. Logits; probabilities are their sigmoid.
 
@@ -121,13 +145,7 @@ class STCA(nn.Module):
         self.fusions = nn.ModuleList(SwiGLUFFN((i + 1) * d, d, d) for i in range(1, settings.layers))
         readouts = settings.layers * settings.heads * (1 + features.terms)
         self.readout = nn.Linear(readouts, d)
-        self.final_fusion = SwiGLUFFN((settings.layers + 2) * d, settings.head_ratio * d, d)
-        self.user_token = nn.Linear(CONTEXT_WIDTH, d)
-        self.candidate_token = nn.Linear(d, d)
-        self.mixers = nn.ModuleList(
-            RankMixer(_HEAD_TOKENS, d, settings.head_ratio) for _ in range(settings.mixer_blocks)
-        )
-        self.logits = nn.Linear(_HEAD_TOKENS * d, len(tasks))
+        self.heads = nn.ModuleList(RankingHead(settings, len(tasks)) for _ in range(settings.head_copies))
 
     def encode_content(self, features: dict[str, Tensor]) -> tuple[list[Tensor], list[Tensor]]:
         """Keys and values of each layer, each [L, H, C], from `token_features`."""
@@ -180,17 +198,20 @@ class STCA(nn.Module):
         return torch.cat([found, terms.flatten(-2)], dim=-1)
 
     def rank(self, t_MD: Tensor, outputs: list[Tensor], readouts: list[Tensor], context: Tensor) -> Tensor:
-        """Logits [M, A]: the final fusion and the ranking head. `context` is [M, 7]."""
+        """Logits [M, A]: the mean of the ranking heads'. `context` is [M, 7]."""
+        return self.rank_each(t_MD, outputs, readouts, context).mean(1)
+
+    def rank_each(self, t_MD: Tensor, outputs: list[Tensor], readouts: list[Tensor], context: Tensor) -> Tensor:
+        """Logits [M, copies, A] of each ranking head."""
         readout_MD = self.readout(torch.cat(readouts, dim=-1))
         if not self.settings.readout:
             readout_MD = torch.zeros_like(readout_MD)
-        z_MD = self.final_fusion(torch.cat([*outputs, t_MD, readout_MD], dim=-1))
-        x_MTD = torch.stack([z_MD, readout_MD, self.user_token(context), self.candidate_token(t_MD)], dim=1)
-        for mixer in self.mixers:
-            x_MTD = mixer(x_MTD)
-        out: Tensor = self.logits(x_MTD.flatten(1))
-        return out
+        return torch.stack([head(t_MD, outputs, readout_MD, context) for head in self.heads], dim=1)
 
     def cross_attentions(self) -> list[CrossAttention]:
         """The layers, first to last."""
         return [layer for layer in self.layers if isinstance(layer, CrossAttention)]
+
+    def ranking_heads(self) -> list[RankingHead]:
+        """The copies of the ranking head."""
+        return [head for head in self.heads if isinstance(head, RankingHead)]

@@ -13,6 +13,7 @@ import onnxruntime as ort
 from numpy.typing import NDArray
 
 from schemas.history import HISTORY_DTYPE, History
+from schemas.settings import from_mapping
 from scorer.features import FeatureSettings, HistoryHead, featurise_history, featurise_targets, rebase_terms
 from scorer.registry.manifest import ENCODE_GRAPH, SCORE_GRAPH, Manifest
 from scorer.registry.registry import Bundle
@@ -50,7 +51,7 @@ class Engine:
             DeviceError: the device's provider is not in this build, or the session did not get it.
         """
         self.manifest: Manifest = bundle.manifest
-        self.features = FeatureSettings.model_validate(bundle.manifest.features)
+        self.features = from_mapping(FeatureSettings, bundle.manifest.features)
         self._encode = _session(bundle, ENCODE_GRAPH, device, threads)
         self._score = _session(bundle, SCORE_GRAPH, device, threads)
 

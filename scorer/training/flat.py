@@ -45,6 +45,7 @@ class FlatBatch:
     surface: Tensor
     engagement: Tensor
     time_ms: Tensor
+    session: Tensor
     #: [M].
     target_item: Tensor
     target_group: Tensor
@@ -147,7 +148,7 @@ def collate_flat(
     return FlatBatch(
         **{
             name: gather(getattr(columns, name), index, size.tokens)
-            for name in ("item", "group", "action", "surface", "engagement", "time_ms")
+            for name in ("item", "group", "action", "surface", "engagement", "time_ms", "session")
         },
         **{
             name: gather(getattr(columns, name), target_index, size.targets)
@@ -178,18 +179,47 @@ def tiles(offsets: NDArray[np.int64], tile: int, rows: int) -> NDArray[np.int32]
     return out
 
 
-def flat_inputs(batch: FlatBatch, items: IdTable, groups: IdTable, columns: Columns) -> FlatInputs:
+@dataclass(frozen=True, kw_only=True)
+class Lookup:
+    """What stays on the device for all steps: the ids' features and the scales of the attention terms."""
+
+    items: IdTable
+    groups: IdTable
+    #: No request has more targets than a tile of the attention kernels.
+    single: bool
+    #: float32, one per term.
+    time_scales: Tensor
+    rank_scales: Tensor
+    session_scales: Tensor
+
+    @classmethod
+    def of(cls, columns: Columns, device: torch.device, target_tile: int) -> Lookup:
+        """Those of `columns`."""
+        settings = columns.features
+        most = int(np.diff(columns.target_offsets).max(initial=0))
+        return cls(
+            items=columns.items.to(device),
+            groups=columns.groups.to(device),
+            single=most <= target_tile,
+            time_scales=_scales(settings.time_scales_ms, device),
+            rank_scales=_scales(settings.rank_scales, device),
+            session_scales=_scales(settings.session_scales, device),
+        )
+
+
+def flat_inputs(batch: FlatBatch, lookup: Lookup) -> FlatInputs:
     """The forward pass' inputs, computed where the batch is."""
-    settings = columns.features
+    items, groups = lookup.items, lookup.groups
     rank = batch.token_offsets[1:][batch.token_request] - 1 - torch.arange(len(batch.item), device=batch.item.device)
     age_ms = (batch.newest_ms[batch.token_request] - batch.time_ms).float()
-    time_scales = _scales(settings.time_scales_ms, age_ms)
-    rank_scales = _scales(settings.rank_scales, age_ms)
+    newest = (batch.token_offsets[1:] - 1).clamp_min(0)
+    since = (batch.session[newest][batch.token_request] - batch.session).float()
     terms = torch.cat(
         [
             torch.ones_like(age_ms)[:, None],
-            torch.exp(-age_ms[:, None] / time_scales),
-            torch.exp(-rank.float()[:, None] / rank_scales),
+            torch.exp(-age_ms[:, None] / lookup.time_scales),
+            torch.exp(-rank.float()[:, None] / lookup.rank_scales),
+            torch.exp(-since[:, None] / lookup.session_scales),
         ],
         dim=1,
     )
@@ -215,7 +245,7 @@ def flat_inputs(batch: FlatBatch, items: IdTable, groups: IdTable, columns: Colu
         terms=terms,
         request_terms=batch.request_terms[batch.target_request],
         context=batch.context[batch.target_request],
-        ragged=Ragged(batch.token_offsets, batch.target_offsets, batch.target_tiles, batch.token_tiles),
+        ragged=Ragged(batch.token_offsets, batch.target_offsets, batch.target_tiles, batch.token_tiles, lookup.single),
     )
 
 
@@ -275,5 +305,5 @@ def _owner(offsets: NDArray[np.int64]) -> NDArray[np.int64]:
     return np.repeat(np.arange(len(offsets) - 1), np.diff(offsets))
 
 
-def _scales(scales: Sequence[int], like: Tensor) -> Tensor:
-    return torch.tensor(scales, dtype=like.dtype, device=like.device)
+def _scales(scales: Sequence[int], device: torch.device) -> Tensor:
+    return torch.tensor(scales, dtype=torch.float32, device=device)

@@ -115,7 +115,8 @@ def set_base_rates(model: STCA, dataset: RankingDataset) -> None:
     """Starts each task's logit at the log odds of its labels, so that the first steps need not learn them."""
     rate = np.clip(dataset.labels.mean(axis=0, dtype=np.float64), 1e-4, 1 - 1e-4)
     with torch.no_grad():
-        model.logits.bias.copy_(torch.from_numpy(np.log(rate / (1 - rate))))
+        for head in model.ranking_heads():
+            head.logits.bias.copy_(torch.from_numpy(np.log(rate / (1 - rate))))
 
 
 def _gradients(

@@ -99,7 +99,7 @@ def test_a_difference_above_the_tolerance_leaves_no_manifest(tmp_path: Path) -> 
 def test_parity_refuses_what_is_not_finite(bundle: Path) -> None:
     broken = random_model(0)
     with torch.no_grad():
-        broken.logits.bias[0] = torch.nan
+        broken.heads[0].logits.bias[0] = torch.nan
     with pytest.raises(ParityError, match="not finite"):
         measure_parity(broken, bundle / ENCODE_GRAPH, bundle / SCORE_GRAPH, synthetic_cases(7))
 

@@ -15,7 +15,7 @@ from scorer.model import STCA
 from scorer.model.attention import NULL_VALUE, Ragged, attend
 from scorer.model.flat import score_flat
 from scorer.training.columns import Columns
-from scorer.training.flat import StepSize, collate_flat, flat_inputs, load_ahead, plan_steps, tiles
+from scorer.training.flat import Lookup, StepSize, collate_flat, flat_inputs, load_ahead, plan_steps, tiles
 from scorer.training.flat_train import predict_flat, stca_forward, train_flat
 from scorer.training.settings import TrainingSettings
 from scorer.training.train import new_model, set_base_rates
@@ -42,7 +42,7 @@ def flat_logits(model: STCA, requests: np.ndarray, size: StepSize) -> torch.Tens
     batch = collate_flat(COLUMNS, requests, lengths, size, tile=(4, 8))
     targets = int(np.diff(DATA.target_offsets)[requests].sum())
     with torch.no_grad():
-        return score_flat(model, flat_inputs(batch, COLUMNS.items, COLUMNS.groups, COLUMNS))[:targets]
+        return score_flat(model, flat_inputs(batch, Lookup.of(COLUMNS, CPU, 64)))[:targets]
 
 
 def test_flat_scores_are_those_of_encode_and_score(model: STCA) -> None:
@@ -73,11 +73,11 @@ def test_gradients_are_those_of_plain_torch_in_double_precision() -> None:
     torch.manual_seed(0)
     ragged = Ragged(torch.tensor([0, 3, 3, 8], dtype=torch.int32), torch.tensor([0, 2, 5, 6], dtype=torch.int32))
     q = torch.randn(6, 2, 5, dtype=torch.float64, requires_grad=True)
-    keys, values = (torch.randn(8, 2, 3, dtype=torch.float64, requires_grad=True) for _ in range(2))
+    kv = torch.randn(8, 2, 2, 3, dtype=torch.float64, requires_grad=True)
     terms = torch.rand(8, 2, dtype=torch.float64)
-    assert torch.autograd.gradcheck(lambda q, k, v: attend(q, k, v, terms, terms, ragged), (q, keys, values))
+    assert torch.autograd.gradcheck(lambda q, kv: attend(q, kv, terms, terms, ragged), (q, kv))
     # Nothing to attend to: the null key alone.
-    empty = attend(q, keys, values, terms, terms, ragged)[2:5]
+    empty = attend(q, kv, terms, terms, ragged)[2:5]
     assert torch.equal(empty[..., 3], torch.full((3, 2), NULL_VALUE, dtype=torch.float64))
     assert torch.count_nonzero(empty) == 6
 

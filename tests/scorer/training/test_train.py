@@ -92,7 +92,7 @@ def test_the_callback_sees_every_step_and_the_curve_is_kept(tmp_path: Path) -> N
 def test_base_rates_calibrate_an_untrained_model() -> None:
     model = fresh(HOLDOUT)
     with torch.no_grad():
-        model.logits.weight.zero_()
+        model.heads[0].logits.weight.zero_()
     np.testing.assert_allclose(predict(model, HOLDOUT), HOLDOUT.labels.mean(), rtol=1e-5)
 
 
@@ -114,7 +114,7 @@ def test_what_cannot_be_trained_is_refused() -> None:
         evaluate(fresh(), other)
     broken = fresh()
     with torch.no_grad():
-        broken.logits.bias.fill_(torch.inf)
+        broken.heads[0].logits.bias.fill_(torch.inf)
     with pytest.raises(FloatingPointError, match="at step 0"):
         train(broken, TRAINING, SETTINGS)
     with pytest.raises(ValueError, match="min_history"):
