@@ -21,6 +21,7 @@ from scorer.features import FeatureSettings, HistoryHead
 from scorer.features.featurise import history_terms, request_context, request_terms, target_features, token_features
 from scorer.features.settings import CONTEXT_WIDTH
 from scorer.training.dataset import RankingDataset
+from scorer.training.losses import listwise_shares
 
 _LENGTH_MULTIPLE: Final = 8
 
@@ -57,8 +58,9 @@ class Step:
     #: Index of each real target's request within the step; int64 [T].
     request: Tensor
     requests: int
-    #: [T, A].
+    #: [T, A]; see `ranking_losses`.
     labels: Tensor
+    shares: Tensor
 
 
 def draw_lengths(
@@ -127,6 +129,7 @@ def collate(
     group = np.where(real, dataset.target_group_id[rows_P], np.uint64(0))
     together = np.concatenate(groups)
     counts = dataset.target_offsets[together + 1] - dataset.target_offsets[together]
+    labels = dataset.labels[rows_P[real]]
     return Step(
         history=_tensors(token_features(dataset.events[np.concatenate(token_rows)], settings)),
         targets=_tensors(target_features(item, group, settings)),
@@ -136,7 +139,8 @@ def collate(
         row=rows_P[real],
         request=torch.from_numpy(np.repeat(np.arange(len(together)), counts)),
         requests=len(together),
-        labels=torch.from_numpy(dataset.labels[rows_P[real]].astype(np.float32)),
+        labels=torch.from_numpy(labels.astype(np.float32)),
+        shares=torch.from_numpy(listwise_shares(labels, np.concatenate([[0], np.cumsum(counts)]))),
     )
 
 

@@ -23,6 +23,7 @@ from scorer.features.featurise import (
     request_terms,
 )
 from scorer.training.dataset import RankingDataset
+from scorer.training.losses import listwise_shares
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,8 +58,9 @@ class Columns:
     #: int32 [T].
     target_item: Tensor
     target_group: Tensor
-    #: uint8 [T, A].
+    #: Labels or probabilities, and what the listwise loss compares with; float32 [T, A].
     labels: Tensor
+    shares: Tensor
     items: IdTable
     groups: IdTable
     #: Of the requests: rows of the events, int64 [R]; targets, int64 [R + 1]; ms UTC, int64 [R]; number of the newest
@@ -89,7 +91,8 @@ class Columns:
             session=torch.from_numpy(session_numbers(events["event_time_ms"], features.session_gap_ms)),
             target_item=target_item,
             target_group=target_group,
-            labels=torch.from_numpy(dataset.labels),
+            labels=torch.from_numpy(dataset.labels.astype(np.float32)),
+            shares=torch.from_numpy(listwise_shares(dataset.labels, dataset.target_offsets)),
             items=_table(*item_features(item_ids, features)),
             groups=_table(*group_features(group_ids, features)),
             history_begin=dataset.history_begin,

@@ -49,8 +49,9 @@ class FlatBatch:
     #: [M].
     target_item: Tensor
     target_group: Tensor
-    #: uint8 [M, A].
+    #: float32 [M, A].
     labels: Tensor
+    shares: Tensor
     #: Which request a token and a target belong to: int64 [L], int64 [M].
     token_request: Tensor
     target_request: Tensor
@@ -152,7 +153,7 @@ def collate_flat(
         },
         **{
             name: gather(getattr(columns, name), target_index, size.targets)
-            for name in ("target_item", "target_group", "labels")
+            for name in ("target_item", "target_group", "labels", "shares")
         },
         token_request=tensor(_owner(token_offsets)),
         target_request=tensor(_owner(target_offsets)),

@@ -89,9 +89,9 @@ def train_flat(
             logits_MCA = forward(flat_inputs(batch, lookup)).float()
         # Every copy of the ranking head learns by itself: as if they were tasks.
         copies = logits_MCA.shape[1]
-        labels = batch.labels.float().repeat(1, copies)
+        labels, shares = batch.labels.repeat(1, copies), batch.shares.repeat(1, copies)
         weights = weights_A.repeat(copies) / copies
-        return ranking_losses(logits_MCA.flatten(1), labels, batch.target_request, batch.weight, weights)
+        return ranking_losses(logits_MCA.flatten(1), labels, shares, batch.target_request, batch.weight, weights)
 
     compute: Any = torch.compile(losses, dynamic=False) if compiled else losses
     parameters = [p for p in model.parameters() if p.requires_grad]

@@ -140,7 +140,9 @@ def _gradients(
         step = collate(dataset, part, lengths, model.features)
         logits_PA = score_grouped(model, step.history, step.targets, step.context, step.groups)
         mean_R = torch.full((step.requests,), 1 / step.requests)
-        binary, listwise = ranking_losses(logits_PA[step.slot], step.labels, step.request, mean_R, weights_A)
+        binary, listwise = ranking_losses(
+            logits_PA[step.slot], step.labels, step.shares, step.request, mean_R, weights_A
+        )
         weight = step.requests / requests
         loss = weight * (binary + settings.listwise_weight * listwise)
         gradients = torch.autograd.grad(loss, parameters)

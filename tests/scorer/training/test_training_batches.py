@@ -18,7 +18,7 @@ from scorer.model.grouped import score_grouped
 from scorer.training.batches import collate, draw_lengths, plan_groups
 from scorer.training.dataset import RankingDataset
 from scorer.training.evaluate import predict
-from scorer.training.losses import ranking_losses
+from scorer.training.losses import listwise_shares, ranking_losses
 
 DATASET = planted(tasks=("touch", "like"))
 AVAILABLE = DATASET.history_end - DATASET.history_begin
@@ -123,10 +123,15 @@ def test_epochs_of_a_user_do_not_share_a_group() -> None:
         assert len({int(both.history_begin[r]) for r in with_history}) <= 1
 
 
+def shares_of(labels: torch.Tensor, *offsets: int) -> torch.Tensor:
+    return torch.from_numpy(listwise_shares(labels.numpy().astype(np.uint8), np.array(offsets)))
+
+
 def test_losses_are_means_over_targets_then_requests() -> None:
     logits = torch.tensor([[0.3], [-1.2], [2.0], [0.1], [0.7]])
     labels = torch.tensor([[1.0], [0.0], [0.0], [1.0], [1.0]])
-    binary, listwise = ranking_losses(logits, labels, torch.tensor([0, 0, 1, 1, 1]), torch.full((2,), 1 / 2))
+    request, half = torch.tensor([0, 0, 1, 1, 1]), torch.full((2,), 1 / 2)
+    binary, listwise = ranking_losses(logits, labels, shares_of(labels, 0, 2, 5), request, half)
     p = torch.sigmoid(logits[:, 0])
     first = -(p[0].log() + (1 - p[1]).log()) / 2
     second = -((1 - p[2]).log() + p[3].log() + p[4].log()) / 3
@@ -137,10 +142,10 @@ def test_losses_are_means_over_targets_then_requests() -> None:
 
 def test_tasks_count_by_their_weights() -> None:
     logits, labels = torch.randn(5, 2), torch.tensor([[1.0, 0], [0, 1], [0, 1], [1, 1], [1, 0]])
-    request = torch.tensor([0, 0, 1, 1, 1])
-    both = ranking_losses(logits, labels, request, torch.full((2,), 1 / 2), torch.tensor([0.25, 3.0]))
+    request, half, shares = torch.tensor([0, 0, 1, 1, 1]), torch.full((2,), 1 / 2), shares_of(labels, 0, 2, 5)
+    both = ranking_losses(logits, labels, shares, request, half, torch.tensor([0.25, 3.0]))
     first, second = (
-        ranking_losses(logits[:, [task]], labels[:, [task]], request, torch.full((2,), 1 / 2)) for task in (0, 1)
+        ranking_losses(logits[:, [task]], labels[:, [task]], shares[:, [task]], request, half) for task in (0, 1)
     )
     for weighted, one, two in zip(both, first, second, strict=True):
         torch.testing.assert_close(weighted, 0.25 * one + 3.0 * two)
@@ -148,7 +153,9 @@ def test_tasks_count_by_their_weights() -> None:
 
 def test_a_request_without_a_positive_adds_nothing_to_the_listwise_loss() -> None:
     logits = torch.tensor([[0.3], [-1.2]], requires_grad=True)
-    _, listwise = ranking_losses(logits, torch.zeros(2, 1), torch.zeros(2, dtype=torch.int64), torch.ones(1))
+    none = torch.zeros(2, 1)
+    request = torch.zeros(2, dtype=torch.int64)
+    _, listwise = ranking_losses(logits, none, shares_of(none, 0, 2), request, torch.ones(1))
     (gradient,) = torch.autograd.grad(listwise, logits)
     assert listwise.item() == 0
     assert not gradient.any()
