@@ -12,8 +12,10 @@ from pydantic import BaseModel, ConfigDict
 
 from infra.retrain.outcome import Outcome, StoppedError
 from infra.retrain.runs import Run
+from infra.retrain.shadow import answer
 from scorer.metrics import RankingMetrics, ranking_metrics
 from scorer.model import STCA
+from scorer.serving.models import Model
 from scorer.training.dataset import RankingDataset
 from scorer.training.evaluate import predict
 
@@ -78,8 +80,11 @@ class Evaluation(BaseModel):
     in_service: Measured
 
 
-def evaluate(run: Run, candidate: STCA, in_service: STCA, holdout: RankingDataset, max_history: int) -> None:
+def evaluate(run: Run, candidate: STCA, in_service: Model, holdout: RankingDataset, max_history: int) -> None:
     """Measure both.
+
+    Args:
+        in_service: answers on the serving path: its very graphs, also where its weights are of an older release.
 
     Raises:
         StoppedError: the candidate answers with what is no probability.
@@ -88,7 +93,7 @@ def evaluate(run: Run, candidate: STCA, in_service: STCA, holdout: RankingDatase
     if not np.isfinite(probabilities).all():
         broken = int(np.count_nonzero(~np.isfinite(probabilities)))
         raise StoppedError(Outcome.REFUSED, f"{broken} of {probabilities.size} probabilities are not finite")
-    served = predict(in_service, holdout, max_history)
+    served = answer(in_service, holdout).scores
     there = in_service.tasks if np.isfinite(served).all() else ()
     evaluation = Evaluation(
         requests=len(holdout),

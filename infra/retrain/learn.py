@@ -55,11 +55,18 @@ def learn(
     """Train on the requests before the holdout; leaves weights and curve.
 
     Raises:
+        InfraError: the parent's weights are those of another release's model.
         StoppedError: the loss or a weight is not finite; the same data would do it again.
     """
     model = untrained(run.plan, parent, settings)
     if is_warm(run.plan, parent):
-        model.load_state_dict(load_weights(parent.path))
+        try:
+            model.load_state_dict(load_weights(parent.path))
+        except RuntimeError as error:
+            raise InfraError(
+                f"the weights of {parent.manifest.version} do not fit the model of this release: start afresh with "
+                f"--cold ({error})"
+            ) from error
     else:
         set_base_rates(model, older)
     try:
@@ -91,12 +98,3 @@ def loss_curve(run: Run) -> list[float]:
     header, *lines = path.read_text().splitlines()
     column = header.split(",").index("loss")
     return [float(line.split(",")[column]) for line in lines]
-
-
-def torch_model(bundle: Bundle) -> STCA:
-    """A bundle's model, to evaluate it."""
-    manifest = bundle.manifest
-    features = from_mapping(FeatureSettings, manifest.features)
-    model = new_model(model_settings(manifest.preset), features, manifest.tasks, 0)
-    model.load_state_dict(load_weights(bundle.path))
-    return model.eval()

@@ -24,13 +24,13 @@ from infra.errors import InfraError
 from infra.retrain.collect import dataset_of, land, landed, resolve, resolved
 from infra.retrain.evaluation import evaluate, evaluated
 from infra.retrain.export import export
-from infra.retrain.learn import learn, learnt, torch_model
+from infra.retrain.learn import learn, learnt
 from infra.retrain.outcome import Outcome, RetrainReport, StoppedError
 from infra.retrain.page import render
 from infra.retrain.plan import Plan, draw_plan, why_not_go_on
 from infra.retrain.runs import Run, WorkDirectory
 from infra.retrain.settings import RetrainSettings
-from infra.retrain.shadow import sample, shadow, shadowed
+from infra.retrain.shadow import sample, serving, shadow, shadowed
 from infra.retrain.source import Source
 from scorer.registry.registry import Bundle, BundleError, Registry
 from scorer.training.dataset import RankingDataset
@@ -204,7 +204,7 @@ class Retrain:
 
     def _evaluate(self, run: Run, parent: Bundle, holdout: RankingDataset) -> None:
         settings = _settings_of(run)
-        evaluate(run, learnt(run, parent, settings), torch_model(parent), holdout, settings.max_history)
+        evaluate(run, learnt(run, parent, settings), serving(parent, settings.shadow), holdout, settings.max_history)
 
     def _export(self, run: Run, parent: Bundle, holdout: RankingDataset) -> None:
         # Staged whole, it was killed before it was noted.

@@ -28,6 +28,7 @@ from scorer.serving.batch import ReadHistory, score_batch
 from scorer.serving.desk import Ledger, Waiting
 from scorer.serving.engine import Engine
 from scorer.serving.kept import KeptEncodings
+from scorer.serving.models import Model
 from scorer.serving.requests import Arrival, parse_request
 from scorer.serving.settings import ServingSettings
 from scorer.training.dataset import RankingDataset
@@ -101,8 +102,7 @@ def shadow(
         requests: see `sample`.
         expected: what torch computes for them, [T, tasks].
     """
-    new = answer(Engine(bundle, settings.device), requests, clock)
-    old = answer(Engine(in_service, settings.device), requests, clock)
+    new, old = (answer(serving(which, settings), requests, clock) for which in (bundle, in_service))
     tasks, tasks_there = bundle.manifest.tasks, in_service.manifest.tasks
     both = [task for task in tasks if task in tasks_there]
     pairs = {task: (new.scores[:, tasks.index(task)], old.scores[:, tasks_there.index(task)]) for task in both}
@@ -174,6 +174,17 @@ def judge_answers(
             )
 
 
+def serving(bundle: Bundle, settings: ShadowSettings) -> Engine:
+    """A bundle as a scorer runs it, warmed up.
+
+    Raises:
+        DeviceError: the device cannot be used.
+    """
+    engine = Engine(bundle, settings.device)
+    engine.warm_up()
+    return engine
+
+
 def distance(one: NDArray[np.float32], other: NDArray[np.float32]) -> float:
     """Kolmogorov and Smirnov's: the largest gap between the two cumulative distributions, 0 to 1."""
     at = np.sort(np.concatenate([one, other]))
@@ -181,12 +192,11 @@ def distance(one: NDArray[np.float32], other: NDArray[np.float32]) -> float:
     return float(np.abs(shares[0] - shares[1]).max())
 
 
-def answer(engine: Engine, requests: RankingDataset, clock: Callable[[], float]) -> Answers:
+def answer(model: Model, requests: RankingDataset, clock: Callable[[], float] = time.perf_counter) -> Answers:
     """Every request alone, in order of time, as a scorer that is not busy takes them."""
     settings = ServingSettings()
-    engine.warm_up()
     kept = KeptEncodings(settings.kept_bytes)
-    scores = np.empty((len(requests.target_item_id), len(engine.tasks)), dtype=np.float32)
+    scores = np.empty((len(requests.target_item_id), len(model.tasks)), dtype=np.float32)
     ms = np.empty(len(requests))
     warm = 0
     for row, served in enumerate(_served(requests)):
@@ -195,7 +205,7 @@ def answer(engine: Engine, requests: RankingDataset, clock: Callable[[], float])
         started = clock()
         request = parse_request(arrival, settings.limits)
         waiting = Waiting(request, Ledger(arrival.partition), 0.0)
-        (scored,) = score_batch([waiting], engine, _reader(served), kept, clock)
+        (scored,) = score_batch([waiting], model, _reader(served), kept, clock)
         assert isinstance(scored.outcome, RankingResponse), "the request names no task"
         response = RankingResponse.FromString(scored.outcome.SerializeToString())
         ms[row] = (clock() - started) * 1_000

@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from hashlib import sha256
 from pathlib import Path
 
 import pytest
+import torch
 from retrain_world import DAY_MS, MemorySource, Night, retrain, settings
 
 from infra.errors import InfraError
@@ -224,6 +226,22 @@ def test_what_does_not_fit_says_what_to_do(night: Night, source: MemorySource, t
         retrain(source, night.registry, tmp_path / "work").run(now_ms=source.now_ms)
     with pytest.raises(InfraError, match="bundle init"):
         retrain(source, Registry(tmp_path / "empty"), tmp_path / "work").run(now_ms=source.now_ms)
+
+
+def test_weights_of_another_release_ask_for_a_cold_start(night: Night, source: MemorySource) -> None:
+    source.grow()
+    path = night.registry.root / "bundles" / night.report.version
+    torch.save({"another": torch.zeros(1)}, path / "weights.pt")
+    manifest = night.registry.manifest(night.report.version)
+    files = manifest.files | {"weights.pt": sha256((path / "weights.pt").read_bytes()).hexdigest()}
+    (path / "manifest.json").write_text(manifest.model_copy(update={"files": files}).model_dump_json())
+    with pytest.raises(InfraError, match="do not fit the model of this release: start afresh with --cold"):
+        retrain(source, night.registry, night.work).run(now_ms=source.now_ms)
+    # What is in service is still what a cold start is measured against.
+    strict = settings(gate={"min_gauc": 0.99, "label_window_requests": 50})
+    report = retrain(source, night.registry, night.work, strict).run(now_ms=source.now_ms + 1_000, cold=True)
+    assert (report.outcome, report.requests) == (Outcome.REFUSED, 600)
+    assert report.in_service["touch.gauc"] > 0.5
 
 
 def test_a_task_without_labels_is_told(registry: Registry, source: MemorySource, tmp_path: Path) -> None:

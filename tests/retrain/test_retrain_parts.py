@@ -15,22 +15,24 @@ import torch
 from click.testing import CliRunner
 from hypothesis import given
 from hypothesis import strategies as st
-from retrain_world import MemorySource, Night, settings
+from retrain_world import FEATURES, PRESET, MemorySource, Night, settings
 
 from infra.cli import main
 from infra.errors import InfraError
 from infra.retrain.collect import label_windows
 from infra.retrain.evaluation import evaluate, evaluated
 from infra.retrain.export import measure_bf16, parity_cases
-from infra.retrain.learn import torch_model
 from infra.retrain.outcome import EXIT_CODES, Outcome, RetrainReport, StoppedError
 from infra.retrain.plan import Plan, draw_plan, why_not_go_on
 from infra.retrain.runs import Run, WorkDirectory
 from infra.retrain.settings import ParitySettings, ShadowSettings, load_settings
-from infra.retrain.shadow import distance, judge_answers, sample
+from infra.retrain.shadow import distance, judge_answers, sample, serving
+from scorer.export import load_weights
 from scorer.landing.examples import take_examples
 from scorer.landing.resolve import build_dataset
+from scorer.model import STCA, model_settings
 from scorer.training.dataset import RankingDataset
+from scorer.training.train import new_model
 
 
 @pytest.fixture(scope="module")
@@ -43,6 +45,13 @@ def dataset() -> RankingDataset:
     with source.histories() as resolver:
         built, _ = build_dataset(cut.examples, resolver, ["touch"], max_unresolved=0)
     return built
+
+
+def model_of(night: Night) -> STCA:
+    """What the night has trained, in torch."""
+    model = new_model(model_settings(PRESET), FEATURES, ("touch",), seed=0)
+    model.load_state_dict(load_weights(night.registry.load(night.report.version).path))
+    return model.eval()
 
 
 def plan(**changes: Any) -> Plan:
@@ -199,7 +208,7 @@ def test_shadow_lets_good_answers_pass_and_an_untrained_model_is_no_measure() ->
 
 
 def test_bfloat16_is_measured_and_bounded(dataset: RankingDataset, the_night: Night) -> None:
-    model = torch_model(the_night.registry.load(the_night.report.version))
+    model = model_of(the_night)
     found = measure_bf16(model, dataset, ParitySettings(bf16_requests=20))
     assert found.requests == 20
     assert 0 < found.measured < 0.05
@@ -210,17 +219,21 @@ def test_bfloat16_is_measured_and_bounded(dataset: RankingDataset, the_night: Ni
 
 
 def test_a_model_whose_numbers_ran_away_is_refused_and_is_no_measure(
-    tmp_path: Path, dataset: RankingDataset, the_night: Night
+    tmp_path: Path, dataset: RankingDataset, the_night: Night, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    bundle = the_night.registry.load(the_night.report.version)
-    good, broken = torch_model(bundle), torch_model(bundle)
+    good, broken = model_of(the_night), model_of(the_night)
     with torch.no_grad():
         for weights in broken.parameters():
             weights.fill_(math.nan)
+    served = serving(the_night.registry.load(the_night.report.version), ShadowSettings())
     run = WorkDirectory(tmp_path).begin(plan())
     with pytest.raises(StoppedError, match="1800 of 1800 probabilities are not finite"):
-        evaluate(run, broken, good, dataset, max_history=50)
-    evaluate(run, good, broken, dataset, max_history=50)
+        evaluate(run, broken, served, dataset, max_history=50)
+    evaluate(run, good, served, dataset, max_history=50)
+    same = evaluated(run)
+    assert same.in_service.of_task("touch").gauc == pytest.approx(same.candidate.of_task("touch").gauc, abs=1e-3)
+    monkeypatch.setattr(served, "score", lambda *given: np.full((len(given[1]), 1), np.nan, np.float32))
+    evaluate(run, good, served, dataset, max_history=50)
     found = evaluated(run)
     assert found.in_service.metrics == {}
     assert found.candidate.of_task("touch").gauc_requests > 200
