@@ -68,11 +68,25 @@ class IdEmbedding(nn.Module):
         self.group_code = nn.Linear(features.code_bits, d, bias=False)
         self.tables = nn.Linear(2 * table_dim, d, bias=False)
 
-    def forward(self, item_rows: Tensor, group_rows: Tensor, item_code: Tensor, group_code: Tensor) -> Tensor:
-        """Rows int64 [N, 2], codes int8 [N, bits] to [N, D]."""
+    def forward(self, features: dict[str, Tensor], prefix: str = "") -> Tensor:
+        """Rows int64 [N, 2] and codes int8 [N, bits] of items and groups to [N, D].
+
+        `item_vectors` and `group_vectors`, [N, table_dim] each, stand for the sums of the tables' rows, where training
+        has gathered them already.
+        """
         dtype = self.item_code.weight.dtype
-        rows = torch.cat([self.item_table(item_rows).sum(1), self.group_table(group_rows).sum(1)], dim=-1)
-        out: Tensor = self.item_code(item_code.to(dtype)) + self.group_code(group_code.to(dtype)) + self.tables(rows)
+        if f"{prefix}item_vectors" in features:
+            looked_up = [features[f"{prefix}item_vectors"], features[f"{prefix}group_vectors"]]
+        else:
+            looked_up = [
+                self.item_table(features[f"{prefix}item_rows"]).sum(1),
+                self.group_table(features[f"{prefix}group_rows"]).sum(1),
+            ]
+        out: Tensor = (
+            self.item_code(features[f"{prefix}item_code"].to(dtype))
+            + self.group_code(features[f"{prefix}group_code"].to(dtype))
+            + self.tables(torch.cat(looked_up, dim=-1))
+        )
         return out
 
 
@@ -91,9 +105,7 @@ class TokenEmbedding(nn.Module):
 
     def history(self, features: dict[str, Tensor]) -> Tensor:
         """X [L, D] of `token_features`."""
-        ids: Tensor = self.ids(
-            features["item_rows"], features["group_rows"], features["item_code"], features["group_code"]
-        )
+        ids: Tensor = self.ids(features)
         out: Tensor = (
             ids
             + _rows_of(self.action, features["action_row"])
@@ -104,12 +116,7 @@ class TokenEmbedding(nn.Module):
 
     def targets(self, features: dict[str, Tensor]) -> Tensor:
         """The candidates' tokens [M, D]."""
-        ids: Tensor = self.ids(
-            features["target_item_rows"],
-            features["target_group_rows"],
-            features["target_item_code"],
-            features["target_group_code"],
-        )
+        ids: Tensor = self.ids(features, "target_")
         return ids + self.target
 
 

@@ -207,9 +207,19 @@ class Lookup:
             session_scales=_scales(settings.session_scales, device),
         )
 
+    def rows(self, batch: FlatBatch) -> list[Tensor]:
+        """Rows in the tables of items and of groups, [L + M, 2] each: of all tokens, then of all targets."""
+        items = torch.cat([batch.item, batch.target_item]).long()
+        groups = torch.cat([batch.group, batch.target_group]).long()
+        return [self.items.rows[items], self.groups.rows[groups]]
 
-def flat_inputs(batch: FlatBatch, lookup: Lookup) -> FlatInputs:
-    """The forward pass' inputs, computed where the batch is."""
+
+def flat_inputs(batch: FlatBatch, lookup: Lookup, vectors: Sequence[Tensor] = ()) -> FlatInputs:
+    """The forward pass' inputs, computed where the batch is.
+
+    Args:
+        vectors: sums of the tables' rows for `Lookup.rows`, where they are gathered already.
+    """
     items, groups = lookup.items, lookup.groups
     rank = batch.token_offsets[1:][batch.token_request] - 1 - torch.arange(len(batch.item), device=batch.item.device)
     age_ms = (batch.newest_ms[batch.token_request] - batch.time_ms).float()
@@ -227,22 +237,24 @@ def flat_inputs(batch: FlatBatch, lookup: Lookup) -> FlatInputs:
     item, group, target_item, target_group = (
         index.long() for index in (batch.item, batch.group, batch.target_item, batch.target_group)
     )
+    history = {
+        "item_code": items.code[item],
+        "group_code": groups.code[group],
+        "action_row": batch.action.long(),
+        "surface_row": batch.surface.long(),
+        "engagement": batch.engagement.float(),
+    }
+    targets = {"target_item_code": items.code[target_item], "target_group_code": groups.code[target_group]}
+    if vectors:
+        tokens = len(batch.item)
+        for name, vector in zip(("item_vectors", "group_vectors"), vectors, strict=True):
+            history[name], targets[f"target_{name}"] = vector[:tokens], vector[tokens:]
+    else:
+        history |= {"item_rows": items.rows[item], "group_rows": groups.rows[group]}
+        targets |= {"target_item_rows": items.rows[target_item], "target_group_rows": groups.rows[target_group]}
     return FlatInputs(
-        history={
-            "item_rows": items.rows[item],
-            "item_code": items.code[item],
-            "group_rows": groups.rows[group],
-            "group_code": groups.code[group],
-            "action_row": batch.action.long(),
-            "surface_row": batch.surface.long(),
-            "engagement": batch.engagement.float(),
-        },
-        targets={
-            "target_item_rows": items.rows[target_item],
-            "target_item_code": items.code[target_item],
-            "target_group_rows": groups.rows[target_group],
-            "target_group_code": groups.code[target_group],
-        },
+        history=history,
+        targets=targets,
         terms=terms,
         request_terms=batch.request_terms[batch.target_request],
         context=batch.context[batch.target_request],

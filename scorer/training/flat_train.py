@@ -1,4 +1,7 @@
-"""Training over flat batches, on a GPU or, for tests, on the CPU: half precision products, float32 weights."""
+"""Training over flat batches, on a GPU or, for tests, on the CPU: half precision products, float32 weights.
+
+One process or several (`torchrun`), each with requests of its own: the same code, gradients averaged between them.
+"""
 
 from __future__ import annotations
 
@@ -12,6 +15,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
+from torch import distributed as dist
 
 from scorer.model.flat import FlatInputs, score_each
 from scorer.model.stca import STCA
@@ -20,132 +24,199 @@ from scorer.training.columns import Columns
 from scorer.training.flat import FlatBatch, Lookup, StepSize, collate_flat, flat_inputs, load_ahead, plan_steps
 from scorer.training.losses import ranking_losses
 from scorer.training.settings import TrainingSettings
+from scorer.training.tables import TableState
 from scorer.training.train import CurvePoint, OnStep, optimizer_of, rate_at
 
 #: Targets and tokens of one tile of `scorer.model.kernels`; on the CPU nobody looks at tiles.
 TILE: Final = (64, 256)
+_AHEAD: Final = 4
 Forward = Callable[[FlatInputs], Tensor]
 
 
-@dataclass
+@dataclass(frozen=True, kw_only=True)
 class Throughput:
-    """What a training run handled, and how long the step waited for the loader."""
+    """What a run handled, in its own process, and how long its steps waited for the loader."""
 
-    tokens: int = 0
-    targets: int = 0
-    requests: int = 0
-    steps: int = 0
-    seconds: float = 0.0
-    waited: float = 0.0
+    steps: int
+    requests: int
+    targets: int
+    tokens: int
+    #: Sum over requests of targets times tokens.
+    pairs: int
+    seconds: float
+    waited_seconds: float
 
 
-def train_flat(
-    model: nn.Module,
-    columns: Columns,
-    requests: NDArray[np.int64],
-    settings: TrainingSettings,
-    size: StepSize,
-    *,
-    device: torch.device,
-    forward: Forward,
-    on_step: OnStep | None = None,
-    ema: float = 0.0,
-    compiled: bool = False,
-) -> tuple[list[CurvePoint], Throughput]:
-    """Trains `model`, which is on `device`, in place on `requests` of `columns`; returns the loss curve and the rate.
+class FlatTrainer:
+    """Trains `model`, which is on `device`, in place, on `requests` (indices [n]) of `columns`.
 
-    Args:
-        forward: logits [M, copies, A] of a batch.
-        ema: decay per step of the weights' moving average, which the model has at the end; 0 for none.
-
-    Raises:
-        FloatingPointError: the loss is not finite.
+    Everything that happens is decided before the first step, by the settings and their seed: so a run can stop after
+    any step, give its `state`, and another process that made the same trainer goes on from there.
     """
-    rng = np.random.default_rng(settings.seed)
-    available = columns.history_end - columns.history_begin
-    targets = np.diff(columns.target_offsets)
-    epochs = []
-    for _ in range(settings.epochs):
-        lengths = draw_lengths(available, settings.min_history, settings.max_history, settings.length_beta, rng)
-        epochs.append((plan_steps(lengths, targets, size, rng.permutation(requests)), lengths))
-    total = sum(len(steps) for steps, _ in epochs)
-    optimizer = optimizer_of(model, settings, fused=device.type == "cuda")
-    peaks = [float(group["lr"]) for group in optimizer.param_groups]
-    for group, peak in zip(optimizer.param_groups, peaks, strict=True):
-        # A captured step reads its rate from the device.
-        group["lr"] = torch.tensor(peak, device=device)
-        group["capturable"] = device.type == "cuda"
-    lookup = Lookup.of(columns, device, TILE[0])
-    weights_A = torch.tensor(columns.task_weights, device=device)
-    pin = device.type == "cuda"
 
-    def batches() -> Iterator[FlatBatch]:
-        for steps, lengths in epochs:
-            for step in steps:
-                yield collate_flat(columns, step, lengths[step], size, tile=TILE, pin=pin)
+    def __init__(
+        self,
+        model: nn.Module,
+        columns: Columns,
+        requests: NDArray[np.int64],
+        settings: TrainingSettings,
+        *,
+        device: torch.device,
+        forward: Forward,
+        tables: Sequence[nn.Parameter] = (),
+        compiled: bool = False,
+    ) -> None:
+        """
+        Args:
+            forward: logits [M, copies, A] of a batch.
+            tables: the tables of items and of groups; none: the optimizer treats them as any other weight.
+            compiled: by torch.compile; the first step takes half a minute longer.
 
-    def losses(batch: FlatBatch) -> tuple[Tensor, Tensor]:
-        with torch.autocast("cuda", dtype=torch.bfloat16) if pin else nullcontext():
-            logits_MCA = forward(flat_inputs(batch, lookup)).float()
+        Raises:
+            ValueError: no requests, or one that is larger than a step.
+        """
+        if not len(requests):
+            raise ValueError("no requests to train on")
+        self.model, self.columns, self.settings, self.device = model, columns, settings, device
+        self.step = 0
+        self._size = StepSize(
+            tokens=settings.step_tokens, requests=settings.step_requests, targets=settings.step_targets
+        )
+        self._plan = _plan(columns, requests, settings, self._size)
+        self.steps = _agreed(len(self._plan), device)
+        if dist.is_initialized():
+            for weight in model.state_dict().values():
+                dist.broadcast(weight, src=0)
+        self._forward = forward
+        self._tables = [TableState.of(table) for table in tables]
+        self._parameters = [p for p in model.parameters() if p.requires_grad]
+        self._optimizer = optimizer_of(model, settings, fused=device.type == "cuda")
+        self._peaks = [float(group["lr"]) for group in self._optimizer.param_groups]
+        self._table_rate = torch.tensor(0.0, device=device)
+        for group, peak in zip(self._optimizer.param_groups, self._peaks, strict=True):
+            # A captured step reads its rate from the device.
+            group["lr"] = torch.tensor(peak, device=device)
+            group["capturable"] = device.type == "cuda"
+        self._lookup = Lookup.of(columns, device, TILE[0])
+        self._weights_A = torch.tensor(columns.task_weights, device=device)
+        self._losses: Any = torch.compile(self._loss, dynamic=False) if compiled else self._loss
+        self._run: Any = CapturedStep(self._learn) if device.type == "cuda" else self._learn
+
+    def run(self, until: int | None = None, on_step: OnStep | None = None) -> tuple[list[CurvePoint], Throughput]:
+        """Steps up to `until` (None: all); their curve and how fast they were.
+
+        Raises:
+            FloatingPointError: the loss is not finite, with the step.
+        """
+        until = self.steps if until is None else min(until, self.steps)
+        plan = self._plan[self.step : until]
+        values = torch.zeros(len(plan), 3, device=self.device)
+        first, reported, waited = self.step, 0, 0.0
+        curve: list[CurvePoint] = []
+        self.model.train()
+        started = time.perf_counter()
+        made = load_ahead(self._batches(plan), ahead=_AHEAD)
+        for i in range(len(plan)):
+            waiting = time.perf_counter()
+            batch = next(made)
+            waited += time.perf_counter() - waiting
+            self._set_rate(rate_at(self.step, self.steps, self.settings))
+            values[i] = self._run(batch)
+            self.step += 1
+            # Asking the device for a loss waits for it: not at every step.
+            if i + 1 == len(plan) or (i + 1) % _REPORT_EVERY == 0:
+                curve.extend(self._points(first, reported, values[reported : i + 1].tolist(), plan))
+                reported = i + 1
+                if on_step is not None:
+                    on_step(curve[-1], self.steps)
+        if self.device.type == "cuda":
+            torch.cuda.synchronize()
+        seconds = time.perf_counter() - started
+        self.model.eval()
+        targets = np.diff(self.columns.target_offsets)
+        return curve, Throughput(
+            steps=len(plan),
+            requests=sum(len(requests) for requests, _ in plan),
+            targets=int(sum(targets[requests].sum() for requests, _ in plan)),
+            tokens=int(sum(lengths.sum() for _, lengths in plan)),
+            pairs=int(sum((targets[requests] * lengths).sum() for requests, lengths in plan)),
+            seconds=seconds,
+            waited_seconds=waited,
+        )
+
+    def state(self) -> dict[str, Any]:
+        """What `restore` takes; for torch.save."""
+        return {
+            "step": self.step,
+            "model": self.model.state_dict(),
+            "optimizer": self._optimizer.state_dict(),
+            "tables": [table.squares for table in self._tables],
+        }
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Goes on after the step at which `state` was taken.
+
+        Raises:
+            ValueError: the state is beyond this run's last step.
+        """
+        if state["step"] > self.steps:
+            raise ValueError(f"the state is after step {state['step']}, this run has {self.steps}")
+        self.step = state["step"]
+        self.model.load_state_dict(state["model"])
+        self._optimizer.load_state_dict(state["optimizer"])
+        for table, squares in zip(self._tables, state["tables"], strict=True):
+            table.squares.copy_(squares)
+
+    def _batches(self, plan: list[tuple[NDArray[np.int64], NDArray[np.int64]]]) -> Iterator[FlatBatch]:
+        pin = self.device.type == "cuda"
+        for requests, lengths in plan:
+            yield collate_flat(self.columns, requests, lengths, self._size, tile=TILE, pin=pin)
+
+    def _loss(self, batch: FlatBatch, vectors: list[Tensor]) -> tuple[Tensor, Tensor]:
+        half = torch.autocast("cuda", dtype=torch.bfloat16) if self.device.type == "cuda" else nullcontext()
+        with half:
+            logits_MCA = self._forward(flat_inputs(batch, self._lookup, vectors)).float()
         # Every copy of the ranking head learns by itself: as if they were tasks.
         copies = logits_MCA.shape[1]
         labels, shares = batch.labels.repeat(1, copies), batch.shares.repeat(1, copies)
-        weights = weights_A.repeat(copies) / copies
+        weights = self._weights_A.repeat(copies) / copies
         return ranking_losses(logits_MCA.flatten(1), labels, shares, batch.target_request, batch.weight, weights)
 
-    compute: Any = torch.compile(losses, dynamic=False) if compiled else losses
-    parameters = [p for p in model.parameters() if p.requires_grad]
-    average = [p.detach().clone() for p in parameters] if ema else []
-
-    def learn(batch: FlatBatch) -> Tensor:
-        optimizer.zero_grad(set_to_none=True)
-        binary, listwise = compute(batch)
-        loss = binary + settings.listwise_weight * listwise
+    def _learn(self, batch: FlatBatch) -> Tensor:
+        self._optimizer.zero_grad(set_to_none=True)
+        rows = self._lookup.rows(batch) if self._tables else []
+        vectors = [table.gather(of_table) for table, of_table in zip(self._tables, rows, strict=True)]
+        binary, listwise = self._losses(batch, vectors)
+        loss = binary + self.settings.listwise_weight * listwise
         loss.backward()
-        nn.utils.clip_grad_norm_(parameters, settings.gradient_norm)
-        optimizer.step()
+        _average_gradients(self._parameters)
+        nn.utils.clip_grad_norm_(self._parameters, self.settings.gradient_norm)
+        self._optimizer.step()
+        for table, of_table, vector in zip(self._tables, rows, vectors, strict=True):
+            assert vector.grad is not None
+            table.update(*_gathered(of_table, vector.grad), self._table_rate, self.settings.table_decay)
         return torch.stack([loss.detach(), binary.detach(), listwise.detach()])
 
-    step_on: Any = CapturedStep(learn) if device.type == "cuda" else learn
-    rates: list[float] = []
-    counts: list[int] = []
-    values = torch.zeros(total, 3, device=device)
-    done = Throughput()
-    model.train()
-    started = time.perf_counter()
-    made = load_ahead(batches(), ahead=4)
-    for step in range(total):
-        waiting = time.perf_counter()
-        batch = next(made)
-        done.waited += time.perf_counter() - waiting
-        share = rate_at(step, total, settings)
-        for group, peak in zip(optimizer.param_groups, peaks, strict=True):
+    def _set_rate(self, share: float) -> None:
+        for group, peak in zip(self._optimizer.param_groups, self._peaks, strict=True):
             group["lr"].fill_(peak * share)
-        rates.append(peaks[0] * share)
-        counts.append(int((batch.weight > 0).sum()))
-        values[step] = step_on(batch if device.type == "cuda" else batch.to(device))
-        if average:
-            decay = min(ema, (1 + step) / (10 + step))
-            torch._foreach_lerp_(average, [p.detach() for p in parameters], 1 - decay)
-        if on_step is not None:
-            on_step(_point(step, counts[-1], values[step].tolist(), rates[-1]), total)
-    if device.type == "cuda":
-        torch.cuda.synchronize()
-    done.seconds = time.perf_counter() - started
-    done.steps, done.requests = total, sum(counts)
-    done.tokens = int(sum(lengths[step].sum() for steps, lengths in epochs for step in steps))
-    done.targets = int(sum(targets[step].sum() for steps, _ in epochs for step in steps))
-    if average:
-        with torch.no_grad():
-            torch._foreach_copy_([p.detach() for p in parameters], average)
-    model.eval()
-    curve = [
-        _point(i, n, losses, rate)
-        for i, (n, losses, rate) in enumerate(zip(counts, values.tolist(), rates, strict=True))
-    ]
-    if not all(np.isfinite(point.loss) for point in curve):
-        raise FloatingPointError("the loss is not finite")
-    return curve, done
+        self._table_rate.fill_(self.settings.table_learning_rate * share)
+
+    def _points(
+        self, first: int, reported: int, values: list[list[float]], plan: list[tuple[NDArray[Any], NDArray[Any]]]
+    ) -> Iterator[CurvePoint]:
+        for i, (loss, binary, listwise) in enumerate(values, start=reported):
+            if not np.isfinite(loss):
+                raise FloatingPointError(f"loss {loss} at step {first + i}: lower the learning rate")
+            yield CurvePoint(
+                step=first + i,
+                epoch=(first + i) * self.settings.epochs // self.steps,
+                requests=len(plan[i][0]),
+                loss=loss,
+                binary=binary,
+                listwise=listwise,
+                learning_rate=self.settings.learning_rate * rate_at(first + i, self.steps, self.settings),
+            )
 
 
 class CapturedStep:
@@ -189,13 +260,6 @@ class CapturedStep:
         return self._result
 
 
-def _point(step: int, requests: int, losses: Sequence[float], rate: float) -> CurvePoint:
-    loss, binary, listwise = losses
-    return CurvePoint(
-        step=step, epoch=0, requests=requests, loss=loss, binary=binary, listwise=listwise, learning_rate=rate
-    )
-
-
 def predict_flat(
     model: nn.Module,
     columns: Columns,
@@ -206,7 +270,11 @@ def predict_flat(
     device: torch.device,
     forward: Forward,
 ) -> NDArray[np.float32]:
-    """Logits [T of `requests` in their order, A], each request with its `max_history` newest events."""
+    """Logits [T of `requests` in their order, A], each request with its `max_history` newest events.
+
+    Raises:
+        ValueError: a request is larger than `size`.
+    """
     lengths = np.minimum(columns.history_end - columns.history_begin, max_history)
     targets = np.diff(columns.target_offsets)
     lookup = Lookup.of(columns, device, TILE[0])
@@ -215,7 +283,7 @@ def predict_flat(
     plan = plan_steps(lengths, targets, size, order)
     pin = device.type == "cuda"
     model.eval()
-    made = load_ahead((collate_flat(columns, s, lengths[s], size, tile=TILE, pin=pin) for s in plan), ahead=4)
+    made = load_ahead((collate_flat(columns, s, lengths[s], size, tile=TILE, pin=pin) for s in plan), ahead=_AHEAD)
     with torch.no_grad():
         for step, batch in zip(plan, made, strict=True):
             moved = batch.to(device)
@@ -231,5 +299,61 @@ def predict_flat(
 
 
 def stca_forward(model: STCA) -> Forward:
-    """The forward pass of `train_flat` for the model itself."""
+    """What `FlatTrainer` and `predict_flat` call for the model itself."""
     return lambda inputs: score_each(model, inputs)
+
+
+def stca_tables(model: STCA) -> list[nn.Parameter]:
+    """The tables of items and of groups."""
+    return [model.embedding.ids.item_table.weight, model.embedding.ids.group_table.weight]
+
+
+#: Steps between two looks at the loss.
+_REPORT_EVERY: Final = 20
+
+
+def _plan(
+    columns: Columns, requests: NDArray[np.int64], settings: TrainingSettings, size: StepSize
+) -> list[tuple[NDArray[np.int64], NDArray[np.int64]]]:
+    """(requests, their history lengths) of every step of every epoch."""
+    rng = np.random.default_rng(settings.seed)
+    available = columns.history_end - columns.history_begin
+    targets = np.diff(columns.target_offsets)
+    plan = []
+    for _ in range(settings.epochs):
+        lengths = draw_lengths(available, settings.min_history, settings.max_history, settings.length_beta, rng)
+        steps = plan_steps(lengths, targets, size, rng.permutation(requests))
+        plan.extend((step, lengths[step]) for step in steps)
+    return plan
+
+
+def _agreed(steps: int, device: torch.device) -> int:
+    """The fewest steps that any process has: none may wait for a gradient that nobody sends."""
+    if not dist.is_initialized():
+        return steps
+    fewest = torch.tensor(steps, device=device)
+    dist.all_reduce(fewest, dist.ReduceOp.MIN)
+    return int(fewest)
+
+
+def _average_gradients(parameters: list[nn.Parameter]) -> None:
+    """Over all processes, in one exchange."""
+    if not dist.is_initialized():
+        return
+    gradients = [p.grad for p in parameters if p.grad is not None]
+    flat = torch.cat([gradient.flatten() for gradient in gradients]) / dist.get_world_size()
+    dist.all_reduce(flat)
+    for gradient, part in zip(gradients, flat.split([g.numel() for g in gradients]), strict=True):
+        gradient.copy_(part.view_as(gradient))
+
+
+def _gathered(rows: Tensor, gradient: Tensor) -> tuple[Tensor, Tensor]:
+    """Rows and gradients of all processes, so that their tables stay the same."""
+    if not dist.is_initialized():
+        return rows, gradient
+    world = dist.get_world_size()
+    all_rows = [torch.empty_like(rows) for _ in range(world)]
+    all_gradients = [torch.empty_like(gradient) for _ in range(world)]
+    dist.all_gather(all_rows, rows.contiguous())
+    dist.all_gather(all_gradients, gradient.contiguous())
+    return torch.cat(all_rows), torch.cat(all_gradients) / world

@@ -40,9 +40,15 @@ class TrainingSettings:
     seed: int = 0
     #: Threads that share a step's groups; the result depends on it in the last bits.
     workers: int = 2
+    #: What a step of flat batches holds at most, of all requests together.
+    step_tokens: int = 131_072
+    step_requests: int = 256
+    step_targets: int = 8_192
+    #: Decay of the rows of the id tables that a step touches, times their learning rate.
+    table_decay: float = 0.0
 
     def __post_init__(self) -> None:
-        positive = ("epochs", "group_size", "groups_per_step", "min_history", "max_history", "workers")
+        positive = ("epochs", "group_size", "groups_per_step", "min_history", "max_history", "workers", "step_tokens")
         for name in positive:
             require(getattr(self, name) >= 1, f"{name} must be 1 or more")
         require(min(self.learning_rate, self.table_learning_rate) > 0, "learning rates must be positive")
@@ -50,6 +56,8 @@ class TrainingSettings:
             min(self.weight_decay, self.listwise_weight, self.seed) >= 0, "weight_decay, listwise_weight, seed: 0 up"
         )
         require(0 <= self.warmup < 1 and 0 <= self.final_rate <= 1, "warmup is in [0, 1), final_rate in [0, 1]")
+        require(min(self.step_requests, self.step_targets) >= 1, "step_requests and step_targets must be 1 or more")
+        require(self.table_decay >= 0, "table_decay must not be negative")
         require(self.gradient_norm > 0, "gradient_norm must be positive")
         require(
             self.min_history <= self.max_history and min(self.length_beta) > 0,
