@@ -68,6 +68,11 @@ class IdEmbedding(nn.Module):
         self.group_code = nn.Linear(features.code_bits, d, bias=False)
         self.tables = nn.Linear(2 * table_dim, d, bias=False)
 
+    def table_weights(self) -> list[nn.Parameter]:
+        """Of items and of groups."""
+        weights = (self.item_table.weight, self.group_table.weight)
+        return [weight for weight in weights if isinstance(weight, nn.Parameter)]
+
     def forward(self, features: dict[str, Tensor], prefix: str = "") -> Tensor:
         """Rows int64 [N, 2] and codes int8 [N, bits] of items and groups to [N, D].
 

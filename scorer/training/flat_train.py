@@ -305,7 +305,7 @@ def stca_forward(model: STCA) -> Forward:
 
 def stca_tables(model: STCA) -> list[nn.Parameter]:
     """The tables of items and of groups."""
-    return [model.embedding.ids.item_table.weight, model.embedding.ids.group_table.weight]
+    return model.embedding.ids.table_weights()
 
 
 #: Steps between two looks at the loss.
@@ -319,7 +319,7 @@ def _plan(
     rng = np.random.default_rng(settings.seed)
     available = columns.history_end - columns.history_begin
     targets = np.diff(columns.target_offsets)
-    plan = []
+    plan: list[tuple[NDArray[np.int64], NDArray[np.int64]]] = []
     for _ in range(settings.epochs):
         lengths = draw_lengths(available, settings.min_history, settings.max_history, settings.length_beta, rng)
         steps = plan_steps(lengths, targets, size, rng.permutation(requests))
@@ -343,7 +343,7 @@ def _average_gradients(parameters: list[nn.Parameter]) -> None:
     gradients = [p.grad for p in parameters if p.grad is not None]
     flat = torch.cat([gradient.flatten() for gradient in gradients]) / dist.get_world_size()
     dist.all_reduce(flat)
-    for gradient, part in zip(gradients, flat.split([g.numel() for g in gradients]), strict=True):
+    for gradient, part in zip(gradients, torch.split(flat, [g.numel() for g in gradients]), strict=True):
         gradient.copy_(part.view_as(gradient))
 
 
