@@ -16,6 +16,7 @@ BENCHES: Final[dict[str, tuple[str, str]]] = {
     "sequence": ("infra.bench.sequence.command", "The sequence job against a job that does nothing."),
     "examples": ("infra.bench.examples.command", "The example job against a job that does nothing."),
     "verify": ("infra.bench.verify.command", "verify on one core against only reading the same records."),
+    "training": ("infra.bench.training.command", "Training on the GPU against its largest matrix products."),
     "fuzz": ("infra.bench.fuzz.command", "Every kind of wrong record; all are accounted for, no restart."),
     "faults": ("infra.bench.faults.command", "Kill everything under traffic; nothing may be lost or doubled."),
 }

@@ -144,6 +144,10 @@ class FlatTrainer:
             waited_seconds=waited,
         )
 
+    def batches(self, steps: int) -> Iterator[FlatBatch]:
+        """What the loader makes of the newest `steps` that were run: to time it alone."""
+        return self._batches(self._plan[max(0, self.step - steps) : self.step])
+
     def state(self) -> dict[str, Any]:
         """What `restore` takes; for torch.save."""
         return {
