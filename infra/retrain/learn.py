@@ -65,7 +65,7 @@ def learn(
         except RuntimeError as error:
             raise InfraError(
                 f"the weights of {parent.manifest.version} do not fit the model of this release: start afresh with "
-                f"--cold ({error})"
+                "--cold"
             ) from error
     else:
         set_base_rates(model, older)
