@@ -113,7 +113,12 @@ def save_curve(curve: list[CurvePoint], path: Path) -> None:
 
 def set_base_rates(model: STCA, dataset: RankingDataset) -> None:
     """Starts each task's logit at the log odds of its labels, so that the first steps need not learn them."""
-    rate = np.clip(dataset.labels.mean(axis=0, dtype=np.float64), 1e-4, 1 - 1e-4)
+    start_at_rates(model, dataset.labels.mean(axis=0, dtype=np.float64))
+
+
+def start_at_rates(model: STCA, rates: NDArray[np.float64]) -> None:
+    """`set_base_rates` for the tasks' shares of positives, [A]."""
+    rate = np.clip(rates, 1e-4, 1 - 1e-4)
     with torch.no_grad():
         for head in model.ranking_heads():
             head.logits.bias.copy_(torch.from_numpy(np.log(rate / (1 - rate))))
