@@ -224,7 +224,7 @@ class FlatTrainer:
 
 
 class CapturedStep:
-    """A training step as one CUDA graph: the processor launches it whole instead of some hundred kernels.
+    """What is done with a batch as one CUDA graph: the processor launches it whole instead of some hundred kernels.
 
     The graph reads one set of addresses, so every batch is copied there first.
     """
@@ -232,8 +232,8 @@ class CapturedStep:
     #: Steps that run as they are: compilation, the optimizer's state and the libraries' handles come into being there.
     WARM_UP: Final = 3
 
-    def __init__(self, learn: Callable[[FlatBatch], Tensor]) -> None:
-        self._learn = learn
+    def __init__(self, work: Callable[[FlatBatch], Tensor]) -> None:
+        self._work = work
         self._stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
         self._graph: torch.cuda.CUDAGraph | None = None
         self._batch: FlatBatch | None = None
@@ -241,7 +241,7 @@ class CapturedStep:
         self._steps = 0
 
     def __call__(self, batch: FlatBatch) -> Tensor:
-        """Runs the step on a batch in pinned memory; returns what `learn` does, valid until the next call."""
+        """Works on a batch in pinned memory; returns what `work` does, valid until the next call."""
         if self._batch is None:
             self._batch = batch.to(torch.device("cuda"))
         else:
@@ -251,14 +251,14 @@ class CapturedStep:
         if self._steps <= self.WARM_UP:
             self._stream.wait_stream(torch.cuda.current_stream())
             with torch.cuda.stream(self._stream):
-                result = self._learn(self._batch)
+                result = self._work(self._batch)
             torch.cuda.current_stream().wait_stream(self._stream)
             return result
         if self._graph is None:
             self._graph = torch.cuda.CUDAGraph()
             # The loader's thread goes on allocating pinned memory meanwhile: none of this capture's business.
             with torch.cuda.graph(self._graph, stream=self._stream, capture_error_mode="thread_local"):
-                self._result = self._learn(self._batch)
+                self._result = self._work(self._batch)
         self._graph.replay()
         assert self._result is not None
         return self._result
@@ -288,15 +288,18 @@ def predict_flat(
     pin = device.type == "cuda"
     model.eval()
     made = load_ahead((collate_flat(columns, s, lengths[s], size, tile=TILE, pin=pin) for s in plan), ahead=_AHEAD)
-    with torch.no_grad():
-        for step, batch in zip(plan, made, strict=True):
-            moved = batch.to(device)
-            with torch.autocast("cuda", dtype=torch.bfloat16) if pin else nullcontext():
-                logits = forward(flat_inputs(moved, lookup)).float().mean(1).cpu().numpy()
-            counts = targets[step]
-            begin = columns.target_offsets[step]
-            rows = np.repeat(begin - np.cumsum(counts) + counts, counts) + np.arange(counts.sum())
-            out[rows] = logits[: len(rows)]
+
+    def score(batch: FlatBatch) -> Tensor:
+        with torch.no_grad(), torch.autocast("cuda", dtype=torch.bfloat16) if pin else nullcontext():
+            return forward(flat_inputs(batch, lookup)).float().mean(1)
+
+    run: Any = CapturedStep(score) if pin else score
+    for step, batch in zip(plan, made, strict=True):
+        logits = run(batch).cpu().numpy()
+        counts = targets[step]
+        begin = columns.target_offsets[step]
+        rows = np.repeat(begin - np.cumsum(counts) + counts, counts) + np.arange(counts.sum())
+        out[rows] = logits[: len(rows)]
     wanted = np.concatenate([np.arange(columns.target_offsets[r], columns.target_offsets[r + 1]) for r in requests])
     logits_TA: NDArray[np.float32] = out[wanted]
     return logits_TA
