@@ -29,6 +29,7 @@ from streaming.flink.fresh_code import Shipped
 from streaming.flink.internals import KeySwitch, OutputRow
 from streaming.flink.metrics import EXAMPLE_COUNTERS, Metrics, reason_counter
 from streaming.flink.rows import message_row, wall_clock_ms
+from streaming.flink.saved_alarms import SavedAlarms, is_user
 from streaming.flink.sinks import output_type
 from streaming.sections import PendingSection
 from streaming.sequence.accept import accept
@@ -98,12 +99,13 @@ class ExampleFunction(Shipped, KeyedProcessFunction):  # type: ignore[misc]
         self._state_of = lru_cache(maxsize=self._kept.cached_requests)(state)
         self._metrics = Metrics(runtime_context, EXAMPLE_COUNTERS, ())
         self._publish_ms = 0
-        #: Whether watermarks and checkpoints are told, see `in_batches`.
+        #: Whether watermarks and checkpoints are told, see `in_batches`; only then are alarms here.
         self._batched = False
         #: As it was told. Flink's own forgets what it was before a restore.
         self._watermark_ms = _NO_WATERMARK_MS
         self._join = ExampleJoin(self._settings, self._kept.cached_requests)
         self._alarms = Alarms(self._kept.cached_timers)
+        self._saved_alarms = SavedAlarms(runtime_context, self._keys, self._kept.cached_requests)
         self._dead_letters = {topic.name: dead_letter_tag(topic) for topic in (RESPONSES, IMPRESSIONS)}
         self._late_feedback = late_feedback_tag()
 
@@ -115,9 +117,13 @@ class ExampleFunction(Shipped, KeyedProcessFunction):  # type: ignore[misc]
         """Flink's hook: one batch, a watermark, or that the state is about to be saved."""
         self._keys.key_was_set()
         timers = ctx.timer_service()
+        if not self._batched:
+            self._batched = True
+            for alarm in self._saved_alarms.load():
+                self._alarms.add(alarm)
         if not value:
             self._join.values.flush()
-            self._hand_over(self._alarms.hand_over(), timers)
+            self._saved_alarms.save(self._alarms, timers)
             self._metrics.publish()
             return
         told_ms = told_watermark(value)
@@ -125,7 +131,6 @@ class ExampleFunction(Shipped, KeyedProcessFunction):  # type: ignore[misc]
             self._watermark_ms = told_ms
             yield from self._ring(told_ms)
             return
-        self._batched = True
         # No watermark passes within a batch.
         watermark_ms = self._watermark_ms
         outcome = JoinOutcome()
@@ -152,6 +157,12 @@ class ExampleFunction(Shipped, KeyedProcessFunction):  # type: ignore[misc]
         """Flink's hook: a timer that Flink has. They ring in order, and so do those here between them."""
         self._keys.key_was_set()
         user_id = int(ctx.get_current_key())
+        if not is_user(user_id):
+            if not self._batched:
+                # Restored, and no record has come: nobody says when they are due. Flink does from now on.
+                self._hand_over(self._saved_alarms.load(), ctx.timer_service())
+                self._saved_alarms.save((), ctx.timer_service())
+            return
         yield from self._ring(timestamp - 1)
         outcome = JoinOutcome()
         self._join.on_timer(self._state_of(user_id), user_id, timestamp, outcome)

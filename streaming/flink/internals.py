@@ -96,6 +96,7 @@ class KeySwitch:
         from pemja import findClass  # only where Java runs Python
 
         self._row_class: Any = findClass("org.apache.flink.types.Row")
+        self._assignment: Any = findClass("org.apache.flink.runtime.state.KeyGroupRangeAssignment")
         self._backend: Any = context.get_keyed_state_backend()._keyed_state_backend
         self._row_of = lru_cache(maxsize=remembered)(self._row)
         self._current: int | None = None
@@ -109,6 +110,15 @@ class KeySwitch:
     def key_was_set(self) -> None:
         """Flink has set the key of an element or of a timer: to be called whenever it calls the function."""
         self._current = None
+
+    def key_groups(self) -> range:
+        """Those of the subtask."""
+        own = self._backend.getKeyGroupRange()
+        return range(own.getStartKeyGroup(), own.getEndKeyGroup() + 1)
+
+    def key_group(self, key: int) -> int:
+        """The one that the key belongs to, here or in another subtask."""
+        return int(self._assignment.assignToKeyGroup(self._row_of(key), self._backend.getNumberOfKeyGroups()))
 
     def _row(self, key: int) -> Any:
         row = self._row_class(1)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from collections import Counter
 from dataclasses import dataclass, field
+from functools import partial
 
 import numpy as np
 import pytest
@@ -206,6 +207,10 @@ def contents(example: TrainingExample) -> tuple[object, ...]:
     )
 
 
+def at_least(count: int, received: list[Received]) -> bool:
+    return len(received) >= count
+
+
 def check(received: list[Received], requests: list[Request]) -> None:
     examples = [TrainingExample.FromString(record.value) for record in received]
     assert [record.key for record in received] == [user_key(example.user_id) for example in examples]
@@ -293,6 +298,21 @@ def test_a_killed_taskmanager_neither_loses_nor_doubles_an_example(jobs: JobRunn
     jobs.read(EXAMPLES, until=lambda records: len(records) >= wanted, isolation_level="read_committed")
     jobs.flink.wait_restarted(job)
     jobs.flink.stop_with_savepoint(job)
+    check(jobs.read(EXAMPLES, isolation_level="read_committed"), requests)
+
+
+def test_after_a_restore_the_watermark_alone_writes_what_waits(jobs: JobRunner) -> None:
+    rng = random.Random(10)
+    requests = [make_request(number, rng) for number in range(1, 200)]
+    jobs.produce(scrambled(requests, rng))
+    savepoint = None
+    # Whoever has seen the first heartbeats has taken all records before them.
+    for newest, parallelism in ((60, 2), (120, 1), (len(requests) - 1, 2)):
+        job = jobs.submit("example_job", SETTINGS, parallelism=parallelism, savepoint=savepoint)
+        jobs.produce(heartbeats(requests[newest].time_ms + 2 * WINDOW_MS))
+        wanted = len(expected(requests[: newest + 1]))
+        jobs.read(EXAMPLES, until=partial(at_least, wanted), isolation_level="read_committed")
+        savepoint = jobs.flink.stop_with_savepoint(job)
     check(jobs.read(EXAMPLES, isolation_level="read_committed"), requests)
 
 
