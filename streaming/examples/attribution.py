@@ -11,8 +11,7 @@ from streaming.examples.settings import ExampleSettings
 def attribute(shown: Iterable[Shown], given: Given, window_ms: int) -> Shown | None:
     """The newest impression of the item that was published not after the feedback, and is not after the act nor after
     the publishing, and not more than `window_ms` before it."""
-    said = given.feedback
-    item_id, latest_ms = said.item_id, min(given.published_ms, said.event_time_ms)
+    item_id, latest_ms = given.item_id, min(given.published_ms, given.event_time_ms)
     earliest_ms = given.published_ms - window_ms
     possible = [
         each

@@ -8,18 +8,15 @@ from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Final, NamedTuple
 
-from schemas import SCHEMA_VERSION
 from schemas.reasons import Reason, Rejected
-from schemas.v1.ranking_pb2 import Candidates, FeatureColumn, Impression, RankingResponse
-from schemas.v1.training_pb2 import TaskLabels, TrainingExample
+from schemas.v1.ranking_pb2 import Impression, RankingResponse
+from schemas.v1.training_pb2 import TrainingExample
 from streaming.examples.labels import Feedback, label_targets
 from streaming.examples.pending import Given, Request
 from streaming.examples.settings import ExampleSettings
 
 _IMPRESSION: Final = struct.Struct("<Iqq")
 _ID_BYTES: Final = 8
-_INT64_BYTES: Final = 8
-_FLOAT32_BYTES: Final = 4
 
 
 class Record(NamedTuple):
@@ -55,25 +52,31 @@ class Unusable:
     refused: Rejected
 
 
-@dataclass(frozen=True, slots=True)
-class Chosen:
-    """What was shown of a request: rows among the response's candidates and, unless nothing was shown, positions."""
+class Chosen(NamedTuple):
+    """What was shown of a request: the targets' rows among the response's candidates, their items and, unless nothing
+    was shown, positions."""
 
     response: RankingResponse
-    rows: list[int]
-    positions: list[int] | None
+    rows: Sequence[int]
+    items: Sequence[int]
+    positions: Sequence[int]
 
 
 def choose(request_id: str, request: Request, *, emit_unshown: bool) -> tuple[Chosen | None, list[Unusable]]:
     """The response that was shown and its targets (None: no example comes of the request), and the impressions that do
     not fit."""
+    if len(request.impressions) == 1:
+        chosen = _choose_simple(request)
+        if chosen is not None:
+            return chosen, []
     responses = {name: RankingResponse.FromString(kept) for name, kept in request.responses.items()}
     if not request.impressions:
         if not emit_unshown or not responses:
             return None, []
         response = responses[min(responses)]
         # An item twice among the candidates is one target.
-        return Chosen(response, list(_rows(response.candidates.item_id).values()), None), []
+        row_of_item = _rows(response.candidates.item_id)
+        return Chosen(response, list(row_of_item.values()), list(row_of_item), ()), []
     rows = {name: _rows(response.candidates.item_id) for name, response in responses.items()}
     usable, unusable = _consistent(request_id, request, rows)
     if not usable:
@@ -85,7 +88,29 @@ def choose(request_id: str, request: Request, *, emit_unshown: bool) -> tuple[Ch
     for impression in (shown.impression for shown in usable):
         for position, item in enumerate(ids(impression.item_id), impression.first_position):
             position_of_row.setdefault(row_of_item[item], position)
-    return Chosen(response, list(position_of_row), list(position_of_row.values())), unusable
+    candidates = ids(response.candidates.item_id)
+    items = [candidates[row] for row in position_of_row]
+    return Chosen(response, list(position_of_row), items, list(position_of_row.values())), unusable
+
+
+def _choose_simple(request: Request) -> Chosen | None:
+    """The same for nearly all requests: one impression, of a response that is there, and no item twice; else None."""
+    (packed,) = request.impressions.values()
+    impression = Impression.FromString(packed[_IMPRESSION.size :])
+    kept = request.responses.get(impression.response_id)
+    if kept is None:
+        return None
+    response = RankingResponse.FromString(kept)
+    candidates, items = ids(response.candidates.item_id), ids(impression.item_id)
+    row_of_item = dict(zip(candidates, range(len(candidates)), strict=True))
+    if len(row_of_item) < len(candidates) or len(set(items)) < len(items):
+        return None
+    try:
+        rows = [row_of_item[item] for item in items]
+    except KeyError:
+        return None
+    first = impression.first_position
+    return Chosen(response, rows, items, range(first, first + len(items)))
 
 
 def _consistent(
@@ -136,70 +161,24 @@ def _rows(item_id: bytes) -> dict[int, int]:
     )
 
 
-def ids(column: bytes) -> list[int]:
+def ids(column: bytes) -> tuple[int, ...]:
     """A column of uint64 little-endian. (Without arrays: a request has few, and a call of numpy costs as much.)"""
-    return list(struct.unpack(f"<{len(column) // _ID_BYTES}Q", column))
+    return struct.unpack(f"<{len(column) // _ID_BYTES}Q", column)
 
 
 def counting_feedback(
     given: Iterable[Given], response_id: str, items: Collection[int], counts: Counter[str]
-) -> Iterable[Given]:
+) -> list[Given]:
     """Of a request's feedback, that to the response and an item that were shown; the other is counted."""
+    counting = []
     for each in given:
-        if each.response_id not in (response_id, ""):
+        if each.response_id != response_id and each.response_id:
             counts["feedback_to_other_response"] += 1
         elif each.item_id not in items:
             counts["feedback_to_unshown_item"] += 1
         else:
-            yield each
-
-
-def first_version(
-    user_id: int,
-    request_id: str,
-    request_time_ms: int,
-    chosen: Chosen,
-    feedback: Iterable[Feedback],
-    superseded: int,
-    settings: ExampleSettings,
-) -> TrainingExample:
-    """The example at its label time."""
-    candidates = chosen.response.candidates
-    item_id = _take(candidates.item_id, chosen.rows, _ID_BYTES)
-    labels = label_targets(settings.tasks, ids(item_id), feedback, request_time_ms)
-    return TrainingExample(
-        schema_version=SCHEMA_VERSION,
-        request_id=request_id,
-        response_id=chosen.response.response_id,
-        user_id=user_id,
-        request_time_ms=request_time_ms,
-        label_version=1,
-        targets=Candidates(
-            item_id=item_id,
-            group_id=_take(candidates.group_id, chosen.rows, _ID_BYTES) if candidates.group_id else b"",
-            features=[
-                FeatureColumn(
-                    name=column.name,
-                    int64=_take(column.int64, chosen.rows, _INT64_BYTES),
-                    float32=_take(column.float32, chosen.rows, _FLOAT32_BYTES),
-                )
-                for column in candidates.features
-            ],
-        ),
-        position=struct.pack(f"<{len(chosen.positions or ())}H", *(chosen.positions or ())),
-        labels=[
-            TaskLabels(task=task.name, labels=column, weight=task.weight)
-            for task, column in zip(settings.tasks, labels, strict=True)
-        ],
-        stamp=chosen.response.stamp,
-        superseded_responses=superseded,
-        context=chosen.response.context,
-    )
-
-
-def _take(column: bytes, rows: Sequence[int], width: int) -> bytes:
-    """The values of these rows; of a column that is not there, none."""
-    return b"".join([column[row * width : (row + 1) * width] for row in rows])
+            counting.append(each)
+    return counting
 
 
 def next_version(

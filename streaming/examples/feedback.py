@@ -62,7 +62,7 @@ class FeedbackDesk:
         """An impression has come, to which feedback may belong."""
         user = self._values.user(turn)
         for place, each in enumerate(user.shown):
-            if each[:5] == shown[:5] and each.item_id == shown.item_id:
+            if each.item_id == shown.item_id and each[:5] == shown[:5]:
                 # A copy: it was published when the first was.
                 if shown.published_ms < each.published_ms:
                     user.shown[place] = shown
@@ -144,6 +144,8 @@ class FeedbackDesk:
     def on_timer(self, turn: Turn) -> None:
         """Whatever was published until now takes effect, before the examples of now are written: it may be theirs."""
         user = self._values.user(turn)
+        if not user.waiting:
+            return
         ready = sorted(each for each in user.waiting.values() if each.given.published_ms <= turn.now_ms)
         for waiting in ready:
             del user.waiting[waiting.request_id, waiting.given.event_id]
@@ -154,12 +156,14 @@ class FeedbackDesk:
     def sweep(self, turn: Turn) -> None:
         """After the examples of now are written: requests that have ended are released; and, when it is time, what is
         too old of the user's own is dropped."""
-        settings, dues = self._settings, self._values.user(turn).dues
-        for due_ms in sorted(due_ms for due_ms, until_ms in dues.items() if until_ms <= turn.now_ms):
-            due = self._values.due(turn, due_ms)
-            assert due is not None  # The user's own names it.
-            self._values.release(turn, due_ms, due)
-        user = self._values.user(turn)
+        settings, user = self._settings, self._values.user(turn)
+        dues = user.dues
+        if dues and min(dues.values()) <= turn.now_ms:
+            for due_ms in sorted(due_ms for due_ms, until_ms in dues.items() if until_ms <= turn.now_ms):
+                due = self._values.due(turn, due_ms)
+                assert due is not None  # The user's own names it.
+                self._values.release(turn, due_ms, due)
+            user = self._values.user(turn)
         if 0 < user.sweep_ms <= turn.now_ms:
             self._drop(turn, user)
             # Not for every single one that ends: the last of them.
@@ -210,10 +214,9 @@ class FeedbackDesk:
         if not self._add(turn, example.request_time_ms, request_id, request, given):
             return
         request.since.append(given.event_id)
-        feedback = [each.feedback for each in request.feedback.values()]
-        revised = next_version(example, feedback, request.since, self._settings)
+        revised = next_version(example, request.feedback.values(), request.since, self._settings)
         if revised is not None:
             turn.count("revisions")
             request.example, request.since = revised.SerializeToString(deterministic=True), []
             turn.outcome.examples.append((turn.user_id, request.example))
-        self._values.put(turn, due_ms, due)
+        self._values.put(turn.state, turn.user_id, due_ms, due)

@@ -11,12 +11,15 @@ from hashlib import blake2b
 
 from schemas.reasons import Reason, Rejected
 from schemas.v1.ranking_pb2 import RESPONSE_STATUS_INVALID, Impression, RankingResponse
-from streaming.examples.build import Chosen, Record, choose, counting_feedback, first_version, ids
+from streaming.examples.accept import AcceptedFeedback, feedback_of
+from streaming.examples.build import Chosen, Record, choose, counting_feedback, ids
 from streaming.examples.feedback import FeedbackDesk
+from streaming.examples.first_version import FirstVersions
 from streaming.examples.pending import DueRequests, Given, PendingState, Phase, Request, Shown, Waiting
 from streaming.examples.settings import ExampleSettings
 from streaming.examples.turn import AFTER_REVISION_WINDOW, OVER_LIMIT, JoinOutcome, PendingValues, Turn
 from streaming.sequence.accept import Accepted
+from streaming.sequence.update import varint
 
 
 class ExampleJoin:
@@ -30,6 +33,7 @@ class ExampleJoin:
         self._settings = settings
         self.values = PendingValues(settings, kept_values)
         self._desk = FeedbackDesk(settings, self.values)
+        self._first_versions = FirstVersions(settings.tasks)
 
     def on_response(
         self,
@@ -48,27 +52,24 @@ class ExampleJoin:
             # Nothing was scored, so nothing can have been shown.
             outcome.counts["invalid_responses"] += 1
             return
-        due_ms = response.request_time_ms + self._settings.label_window_ms
+        request_id, response_id = response.request_id, response.response_id
+        request_time_ms = response.request_time_ms
+        due_ms = request_time_ms + self._settings.label_window_ms
         if due_ms <= watermark_ms or published_ms > due_ms:
             outcome.counts["late_response"] += 1
             return
         turn = Turn(response.user_id, state, outcome, watermark_ms)
-        due, request = self.values.open(turn, response.request_time_ms, response.request_id)
-        kept = RankingResponse(
-            response_id=response.response_id,
-            candidates=response.candidates,
-            stamp=response.stamp,
-            context=response.context,
-        ).SerializeToString(deterministic=True)
-        known = request.responses.get(response.response_id)
+        due, request = self.values.open(turn, request_time_ms, request_id)
+        kept = kept_of_response(response, response_id)
+        known = request.responses.get(response_id)
         if known is not None:
             turn.count("duplicate_response")
         elif len(request.responses) >= self._settings.limits.responses_per_request:
-            raise Rejected(Reason.OVER_LIMIT, f"request {response.request_id} has {len(request.responses)} responses")
+            raise Rejected(Reason.OVER_LIMIT, f"request {request_id} has {len(request.responses)} responses")
         # Of two records with one identity the smaller bytes stay, so that arrival order decides nothing.
         if known is None or kept < known:
-            request.responses[response.response_id] = kept
-            self.values.put(turn, due_ms, due)
+            request.responses[response_id] = kept
+            self.values.put(state, response.user_id, due_ms, due)
 
     def on_impression(
         self, state: PendingState, impression: Impression, record: Record, watermark_ms: int, outcome: JoinOutcome
@@ -93,8 +94,9 @@ class ExampleJoin:
             raise Rejected(Reason.OVER_LIMIT, f"request {request_id} has {len(request.impressions)} impressions")
         if known is None or packed < known:
             request.impressions[identity] = packed
-            self.values.put(turn, due_ms, due)
+            self.values.put(state, turn.user_id, due_ms, due)
         if settings.attribution_window_ms:
+            item_id = impression.item_id
             shown = Shown(
                 max(impression.impression_time_ms, request_time_ms),
                 request_time_ms,
@@ -102,8 +104,8 @@ class ExampleJoin:
                 request_id,
                 impression.response_id,
                 record.timestamp_ms,
-                frozenset(ids(impression.item_id)),
-                impression.item_id,
+                frozenset(ids(item_id)),
+                item_id,
             )
             self._desk.note_shown(turn, shown)
 
@@ -118,17 +120,36 @@ class ExampleJoin:
         outcome: JoinOutcome,
     ) -> None:
         """Takes an interaction as `accept` returned it, and where its record stands."""
-        event, user_id, event_id, _, encoded = accepted
-        assert isinstance(encoded, bytes)  # An interaction's.
-        turn = Turn(user_id, state, outcome, watermark_ms)
-        if event.HasField("request"):
-            reference = event.request
-            given = Given(published_ms, event_id, partition, offset, encoded, reference.response_id)
-            self._on_named(turn, given, reference.request_id, reference.request_time_ms)
-        elif self._settings.attribution_window_ms:
-            self._desk.take_unnamed(turn, Given(published_ms, event_id, partition, offset, encoded, ""))
-        else:
-            turn.count("skipped_events")
+        feedback = feedback_of(accepted[0], accepted[1], partition, offset, published_ms)
+        self.take_feedback(state, feedback, watermark_ms, outcome)
+
+    def take_feedback(
+        self, state: PendingState, feedback: AcceptedFeedback, watermark_ms: int, outcome: JoinOutcome
+    ) -> None:
+        """Takes feedback that `accept_feedback` returned."""
+        user_id, given, request_id, request_time_ms = feedback
+        if not request_id:
+            turn = Turn(user_id, state, outcome, watermark_ms)
+            if self._settings.attribution_window_ms:
+                self._desk.take_unnamed(turn, given)
+            else:
+                turn.count("skipped_events")
+            return
+        due_ms = request_time_ms + self._settings.label_window_ms
+        # As nearly all of it is: in time, for the first time, and its request is here.
+        if request_time_ms <= given.published_ms <= due_ms > watermark_ms:
+            due = self.values.here(user_id, due_ms)
+            request = due.requests.get(request_id) if due is not None else None
+            if (
+                due is not None
+                and request is not None
+                and given.event_id not in request.feedback
+                and len(request.feedback) < self._settings.limits.feedback_per_request
+            ):
+                request.feedback[given.event_id] = given
+                self.values.put(state, user_id, due_ms, due)
+                return
+        self._on_named(Turn(user_id, state, outcome, watermark_ms), given, request_id, request_time_ms)
 
     def _on_named(self, turn: Turn, given: Given, request_id: str, request_time_ms: int) -> None:
         settings, published_ms = self._settings, given.published_ms
@@ -152,7 +173,7 @@ class ExampleJoin:
                 turn.too_late(given, request_id, request_time_ms, OVER_LIMIT)
                 return
             request.feedback[given.event_id] = given
-            self.values.put(turn, due_ms, due)
+            self.values.put(turn.state, turn.user_id, due_ms, due)
 
     def on_timer(self, state: PendingState, user_id: int, time_ms: int, outcome: JoinOutcome) -> None:
         """The watermark is at `time_ms`: a label time, the end of a request, or when feedback was published."""
@@ -178,31 +199,40 @@ class ExampleJoin:
             else:
                 self._write_example(turn, due.request_time_ms, request_id, request, chosen)
         if due.requests and due.request_time_ms + settings.kept_ms > due_ms:
-            self.values.put(turn, due_ms, due)
+            self.values.put(turn.state, turn.user_id, due_ms, due)
         else:
             self.values.release(turn, due_ms, due)
 
     def _write_example(
         self, turn: Turn, request_time_ms: int, request_id: str, request: Request, chosen: Chosen
     ) -> None:
-        settings, response = self._settings, chosen.response
-        candidates = ids(response.candidates.item_id)
-        items = frozenset(candidates[row] for row in chosen.rows)
-        if settings.attribution_window_ms:
+        items = frozenset(chosen.items)
+        if self._settings.attribution_window_ms:
             self._desk.attribute_unnamed(turn, request_time_ms, request_id, request, items)
-        counting = counting_feedback(request.feedback.values(), response.response_id, items, turn.outcome.counts)
-        request.feedback = {each.event_id: each for each in counting}
+        response_id = chosen.response.response_id
+        counting = counting_feedback(request.feedback.values(), response_id, items, turn.outcome.counts)
+        if len(counting) < len(request.feedback):
+            request.feedback = {each.event_id: each for each in counting}
         superseded = len(request.responses) - 1
-        turn.count("superseded_responses", superseded)
-        example = first_version(
-            turn.user_id,
-            request_id,
-            request_time_ms,
-            chosen,
-            [each.feedback for each in request.feedback.values()],
-            superseded,
-            settings,
+        if superseded:
+            turn.count("superseded_responses", superseded)
+        request.phase = Phase.WRITTEN
+        request.example = self._first_versions.encode(
+            turn.user_id, request_id, request_time_ms, chosen, counting, superseded
         )
-        request.phase, request.example = Phase.WRITTEN, example.SerializeToString(deterministic=True)
         request.responses, request.impressions = {}, {}
         turn.outcome.examples.append((turn.user_id, request.example))
+
+
+def kept_of_response(response: RankingResponse, response_id: str) -> bytes:
+    """A RankingResponse with what the example needs: its fields' bytes one after the other, which costs half of what
+    copying them into another message does."""
+    name = response_id.encode("ascii")
+    candidates = response.candidates.SerializeToString(deterministic=True)
+    stamp = response.stamp.SerializeToString(deterministic=True)
+    parts = [b"\x1a", varint(len(name)), name, b"\x42", varint(len(candidates)), candidates]
+    parts += b"\x52", varint(len(stamp)), stamp
+    for column in response.context:
+        value = column.SerializeToString(deterministic=True)
+        parts += b"\x72", varint(len(value)), value
+    return b"".join(parts)

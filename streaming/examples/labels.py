@@ -7,17 +7,27 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol
+from functools import cached_property
+from typing import Protocol
 
 
-class Feedback(NamedTuple):
+class Feedback(Protocol):
     """One interaction, as the rules see it; times in ms UTC, an absent watch or duration is -1."""
 
-    event_time_ms: int
-    item_id: int
-    action: int
-    watch_ms: int
-    duration_ms: int
+    @property
+    def event_time_ms(self) -> int: ...
+
+    @property
+    def item_id(self) -> int: ...
+
+    @property
+    def action(self) -> int: ...
+
+    @property
+    def watch_ms(self) -> int: ...
+
+    @property
+    def duration_ms(self) -> int: ...
 
 
 class Rule(Protocol):
@@ -58,11 +68,17 @@ class Watched:
 
     def holds(self, feedback: Sequence[Feedback]) -> bool:
         """See `Rule`."""
-        said = False
+        said, bound = False, self.bound
         for each in feedback:
-            if each.watch_ms < 0 or (self.of_duration and each.duration_ms <= 0):
+            watch_ms = each.watch_ms
+            if watch_ms < 0:
                 continue
-            if each.watch_ms >= (self.bound * each.duration_ms if self.of_duration else self.bound):
+            if self.of_duration:
+                duration_ms = each.duration_ms
+                if duration_ms <= 0:
+                    continue
+                bound = self.bound * duration_ms
+            if watch_ms >= bound:
                 return not self.below
             said = True
         return said and self.below
@@ -118,6 +134,11 @@ class Task:
     #: In the training loss.
     weight: float = 1.0
 
+    @cached_property
+    def of_none(self) -> bool:
+        """Whether a target without feedback is positive."""
+        return self.rule.holds(())
+
 
 def label_targets(
     tasks: Sequence[Task], items: Sequence[int], feedback: Iterable[Feedback], request_time_ms: int
@@ -129,15 +150,21 @@ def label_targets(
         feedback: to any of them, or to others; in any order.
     """
     of_item: dict[int, list[Feedback]] = {}
+    latest_ms = 0
     for each in feedback:
-        of_item.setdefault(each.item_id, []).append(each)
+        item_id, acted_ms = each.item_id, each.event_time_ms
+        if item_id in of_item:
+            of_item[item_id].append(each)
+        else:
+            of_item[item_id] = [each]
+        if acted_ms > latest_ms:
+            latest_ms = acted_ms
     # Most targets get no feedback at all, and what a rule says of none is the same for all of them.
     given = [(row, of_item[item]) for row, item in enumerate(items) if item in of_item]
-    latest_ms = max((each.event_time_ms for _, to_item in given for each in to_item), default=0)
     labels = []
     for task in tasks:
         until_ms, holds = request_time_ms + task.window_ms, task.rule.holds
-        column = bytearray((holds(()),)) * len(items)
+        column = bytearray((task.of_none,)) * len(items)
         for row, to_item in given:
             if latest_ms > until_ms:
                 to_item = [each for each in to_item if each.event_time_ms <= until_ms]

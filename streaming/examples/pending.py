@@ -12,8 +12,7 @@ from dataclasses import dataclass, field
 from enum import IntEnum
 from typing import Final, NamedTuple, Protocol, Self
 
-from schemas.history import EVENT_BYTES, HAS_DURATION, HAS_WATCH, decode_event
-from streaming.examples.labels import Feedback
+from schemas.history import HAS_DURATION, HAS_GROUP, HAS_SURFACE, HAS_WATCH
 from streaming.sequence.state import EVENT_ID_BYTES, StateError
 
 PENDING_VERSION: Final = 2
@@ -22,10 +21,9 @@ USER_SLOT: Final = 0
 
 _IDENTITY_BYTES: Final = 16
 _COUNT: Final = struct.Struct("<I")
-#: published, event_id, partition, offset, canonical encoding, and the bytes of the response's id, which follows.
-_GIVEN: Final = struct.Struct(f"<q16sIq{EVENT_BYTES}sB")
-_ITEM: Final = struct.Struct("<Q")
-_ITEM_AT: Final = 8
+#: published, event_id, partition, offset, `schemas.history`'s encoding, and the bytes of the response's id, which
+#: follows.
+_GIVEN: Final = struct.Struct("<q16sIqqQQIIIIBB")
 _WAITING: Final = struct.Struct("<q")
 _SHOWN: Final = struct.Struct("<qqqq")
 _DUE: Final = struct.Struct("<q")
@@ -44,34 +42,25 @@ class PendingState(Protocol):
 
 
 class Given(NamedTuple):
-    """Feedback with its record's timestamp, ms, and coordinates, and the response it names; "": none."""
+    """Feedback with its record's timestamp, ms, and coordinates; what it says, as the rules see it (`labels.Feedback`);
+    and the response it names, "": none.
+
+    One flat tuple, and written out wherever it is made: it is what most records become.
+    """
 
     published_ms: int
     event_id: bytes
     partition: int
     offset: int
-    #: As `schemas.history` has it: most feedback is looked into once, when labels are made.
-    encoded: bytes
+    event_time_ms: int
+    item_id: int
+    action: int
+    #: These four are -1 where they are absent.
+    watch_ms: int
+    duration_ms: int
+    surface: int
+    group_id: int
     response_id: str
-
-    @property
-    def item_id(self) -> int:
-        """The item it is about."""
-        item_id: int
-        (item_id,) = _ITEM.unpack_from(self.encoded, _ITEM_AT)
-        return item_id
-
-    @property
-    def feedback(self) -> Feedback:
-        """As the rules see it."""
-        event_time_ms, item_id, _, action, _, watch_ms, duration_ms, fields = decode_event(self.encoded)
-        return Feedback(
-            event_time_ms,
-            item_id,
-            action,
-            watch_ms if fields & HAS_WATCH else -1,
-            duration_ms if fields & HAS_DURATION else -1,
-        )
 
 
 class Phase(IntEnum):
@@ -240,8 +229,16 @@ def _blob(content: bytes) -> bytes:
 
 
 def _pack_given(given: Given) -> bytes:
-    response_id = given.response_id.encode("ascii")
-    return _GIVEN.pack(*given[:-1], len(response_id)) + response_id
+    *record, event_time_ms, item_id, action, watch_ms, duration_ms, surface, group_id, name = given
+    response_id = name.encode("ascii")
+    fields = (
+        (HAS_WATCH if watch_ms >= 0 else 0)
+        | (HAS_DURATION if duration_ms >= 0 else 0)
+        | (HAS_SURFACE if surface >= 0 else 0)
+        | (HAS_GROUP if group_id >= 0 else 0)
+    )
+    numbers = max(group_id, 0), action, max(surface, 0), max(watch_ms, 0), max(duration_ms, 0), fields
+    return _GIVEN.pack(*record, event_time_ms, item_id, *numbers, len(response_id)) + response_id
 
 
 class _Reader:
@@ -269,8 +266,22 @@ class _Reader:
         return self.take(self.take(1)[0]).decode("ascii")
 
     def one_given(self) -> Given:
-        published_ms, event_id, partition, offset, encoded, length = _GIVEN.unpack(self.take(_GIVEN.size))
-        return Given(published_ms, event_id, partition, offset, encoded, self.take(length).decode("ascii"))
+        published_ms, event_id, partition, offset, *said, length = _GIVEN.unpack(self.take(_GIVEN.size))
+        time_ms, item, group, action, surface, watch_ms, duration_ms, has = said
+        return Given(
+            published_ms,
+            event_id,
+            partition,
+            offset,
+            time_ms,
+            item,
+            action,
+            watch_ms if has & HAS_WATCH else -1,
+            duration_ms if has & HAS_DURATION else -1,
+            surface if has & HAS_SURFACE else -1,
+            group if has & HAS_GROUP else -1,
+            self.take(length).decode("ascii"),
+        )
 
     def given(self) -> Iterator[Given]:
         for _ in range(self.count()):

@@ -7,7 +7,6 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from schemas import SCHEMA_VERSION
-from schemas.history import HAS_DURATION, HAS_GROUP, HAS_SURFACE, HAS_WATCH, decode_event
 from schemas.v1.behaviour_pb2 import Interaction, RequestRef
 from schemas.v1.training_pb2 import LateFeedback
 from streaming.examples.build import Unusable
@@ -60,19 +59,18 @@ class Turn:
     def too_late(self, given: Given, request_id: str, request_time_ms: int, reason: str) -> None:
         """Feedback to `request_id`, "" where it is not known, that no example will have."""
         self.count(f"feedback_{reason}")
-        event_time_ms, item_id, group_id, action, surface, watch_ms, duration_ms, fields = decode_event(given.encoded)
         late = LateFeedback(
             schema_version=SCHEMA_VERSION,
             user_id=self.user_id,
             event_id=given.event_id,
-            event_time_ms=event_time_ms,
+            event_time_ms=given.event_time_ms,
             interaction=Interaction(
-                item_id=item_id,
-                action=action,
-                watch_ms=watch_ms if fields & HAS_WATCH else None,
-                duration_ms=duration_ms if fields & HAS_DURATION else None,
-                surface=surface if fields & HAS_SURFACE else None,
-                group_id=group_id if fields & HAS_GROUP else None,
+                item_id=given.item_id,
+                action=given.action,
+                watch_ms=given.watch_ms if given.watch_ms >= 0 else None,
+                duration_ms=given.duration_ms if given.duration_ms >= 0 else None,
+                surface=given.surface if given.surface >= 0 else None,
+                group_id=given.group_id if given.group_id >= 0 else None,
             ),
             published_ms=given.published_ms,
             source_partition=given.partition,
@@ -108,6 +106,10 @@ class PendingValues:
         self._due.flush()
         self._users.flush()
 
+    def here(self, user_id: int, due_ms: int) -> DueRequests | None:
+        """The user's requests with this label time, if they are decoded."""
+        return self._due.look((user_id, due_ms))
+
     def due(self, turn: Turn, due_ms: int) -> DueRequests | None:
         """The user's requests with this label time."""
         slot = turn.user_id, due_ms
@@ -137,9 +139,9 @@ class PendingValues:
             turn.count("requests_opened")
         return due, request
 
-    def put(self, turn: Turn, due_ms: int, due: DueRequests) -> None:
+    def put(self, state: PendingState, user_id: int, due_ms: int, due: DueRequests) -> None:
         """They have changed."""
-        self._due.put(turn.state, (turn.user_id, due_ms), due)
+        self._due.put(state, (user_id, due_ms), due)
 
     def release(self, turn: Turn, due_ms: int, due: DueRequests) -> None:
         """They are done with."""

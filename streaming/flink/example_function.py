@@ -17,7 +17,7 @@ from schemas.partitioner import user_key
 from schemas.reasons import Rejected
 from schemas.topics import EVENTS, IMPRESSIONS, LATE_FEEDBACK, RESPONSES, Topic
 from streaming.dead_letters import Source, dead_letter
-from streaming.examples.accept import accept_impression, accept_response
+from streaming.examples.accept import accept_feedback, accept_impression, accept_response
 from streaming.examples.alarms import Alarm, Alarms
 from streaming.examples.build import Record
 from streaming.examples.join import ExampleJoin
@@ -32,7 +32,6 @@ from streaming.flink.rows import message_row, wall_clock_ms
 from streaming.flink.saved_alarms import SavedAlarms, is_user
 from streaming.flink.sinks import output_type
 from streaming.sections import PendingSection
-from streaming.sequence.accept import accept
 
 STAGE: Final = "example_job"
 #: The job's inputs; a record's tag is its topic's place here.
@@ -205,12 +204,11 @@ class ExampleFunction(Shipped, KeyedProcessFunction):  # type: ignore[misc]
         outcome: JoinOutcome,
     ) -> None:
         if tag == _EVENT:
-            event = accept(key, body, partition, timestamp_ms, self._limits)
-            if not isinstance(event[4], bytes):
+            feedback = accept_feedback(key, body, partition, offset, timestamp_ms, self._limits)
+            if feedback is None:
                 outcome.counts["other_events"] += 1
                 return
-            state = self._state_of(event[1])
-            self._join.on_feedback(state, event, partition, offset, timestamp_ms, watermark_ms, outcome)
+            self._join.take_feedback(self._state_of(feedback[0]), feedback, watermark_ms, outcome)
         elif tag == _RESPONSE:
             response = accept_response(key, body, partition, timestamp_ms, self._limits)
             state = self._state_of(response.user_id)

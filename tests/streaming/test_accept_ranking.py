@@ -1,6 +1,10 @@
-"""Acceptance of responses and impressions: every rule, and that noise is refused, never raised."""
+"""Acceptance of responses and impressions: every rule, and that noise is refused, never raised. Feedback is accepted
+as the sequence job accepts it.
+"""
 
 from __future__ import annotations
+
+from collections.abc import Callable
 
 import numpy as np
 import pytest
@@ -12,6 +16,7 @@ from schemas.limits import Limits
 from schemas.partitioner import partition_of, user_key
 from schemas.reasons import Reason, Rejected
 from schemas.topics import PARTITIONS
+from schemas.v1.behaviour_pb2 import BehaviourEvent, Erase, Interaction, RequestRef
 from schemas.v1.ranking_pb2 import (
     RESPONSE_STATUS_INVALID,
     RESPONSE_STATUS_OK,
@@ -21,7 +26,8 @@ from schemas.v1.ranking_pb2 import (
     RankingResponse,
     Stamp,
 )
-from streaming.examples.accept import accept_impression, accept_response
+from streaming.examples.accept import accept_feedback, accept_impression, accept_response, feedback_of
+from streaming.sequence.accept import accept as accept_event
 
 LIMITS = Limits(max_candidates=4)
 NOW_MS = 1_750_000_000_000
@@ -129,3 +135,68 @@ def test_noise_is_refused(accepts: object, value: bytes | None, cut: int) -> Non
     for noise in (value, response().SerializeToString()[:cut], impression().SerializeToString()[:cut]):
         with pytest.raises(Rejected):
             accepts(KEY, noise, HOME, NOW_MS, LIMITS)  # type: ignore[operator]
+
+
+NAME = st.sampled_from(["", "r", "r" * 32, "s" * 64, "s" * 65, "\u00e9"])
+TIME = st.sampled_from([0, 1, NOW_MS, NOW_MS + LIMITS.max_earliness_ms + 1, NOW_MS - LIMITS.max_lateness_ms, 1 << 62])
+ID = st.sampled_from([0, 1, (1 << 63) - 1, 1 << 63])
+CODE = st.sampled_from([0, 1, 65_535, 65_536])
+EVENT = st.builds(
+    BehaviourEvent,
+    schema_version=st.sampled_from([1, 1, 1, 0, 2]),
+    user_id=st.sampled_from([USER, USER, USER, 1]),
+    event_id=st.sampled_from([b"0123456789abcdef", b"0123456789abcdef", bytes(16), b"short"]),
+    event_time_ms=st.just(NOW_MS) | TIME,
+    interaction=st.none()
+    | st.builds(
+        Interaction,
+        item_id=st.just(7) | ID,
+        action=CODE,
+        watch_ms=st.none() | CODE,
+        duration_ms=st.none() | CODE,
+        surface=st.none() | CODE,
+        group_id=st.none() | ID,
+    ),
+    request=st.none()
+    | st.builds(RequestRef, request_id=st.just("r") | NAME, response_id=st.just("s") | NAME, request_time_ms=TIME),
+)
+
+
+def verdict(accept_record: Callable[[], object]) -> object:
+    """What it returns; text: why it refuses."""
+    try:
+        return accept_record()
+    except Rejected as refused:
+        return str(refused)
+
+
+@given(event=EVENT, erase=st.sampled_from([False, False, False, True]))
+def test_feedback_is_accepted_as_the_sequence_job_accepts_it(event: BehaviourEvent, erase: bool) -> None:
+    if erase:
+        event.erase.CopyFrom(Erase())
+    record = KEY, event.SerializeToString(), HOME
+    wanted = verdict(lambda: accept_event(*record, NOW_MS, LIMITS)[4])
+    accepted = verdict(lambda: accept_feedback(*record, 5, NOW_MS, LIMITS))
+    if isinstance(wanted, str) or wanted is None:
+        assert accepted == wanted
+        return
+    assert isinstance(accepted, tuple)
+    assert accepted == feedback_of(event, USER, HOME, 5, NOW_MS)
+    user_id, given, request_id, request_time_ms = accepted
+    fields = {
+        name: getattr(given, name)
+        for name in ("item_id", "action", "watch_ms", "duration_ms", "surface", "group_id")
+        if getattr(given, name) >= 0
+    }
+    rebuilt = BehaviourEvent(
+        schema_version=1,
+        user_id=user_id,
+        event_id=given.event_id,
+        event_time_ms=given.event_time_ms,
+        interaction=Interaction(**fields),
+        request=RequestRef(request_id=request_id, response_id=given.response_id, request_time_ms=request_time_ms)
+        if request_id
+        else None,
+    )
+    assert rebuilt == event
+    assert (given.published_ms, given.partition, given.offset) == (NOW_MS, HOME, 5)

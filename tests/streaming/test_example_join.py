@@ -329,13 +329,21 @@ def test_more_than_people_do_is_refused_and_kept() -> None:
 ID = st.binary(min_size=16, max_size=16)
 NAME = st.text("abc-9", min_size=1, max_size=64)
 TIME = st.integers(0, 1 << 62)
+#: Or -1: absent.
+NUMBER = st.integers(-1, (1 << 32) - 1)
 GIVEN = st.builds(
     Given,
     TIME,
     ID,
     st.integers(0, 7),
     TIME,
-    st.binary(min_size=41, max_size=41),
+    TIME,
+    st.integers(1, (1 << 64) - 1),
+    st.integers(0, 65_535),
+    NUMBER,
+    NUMBER,
+    NUMBER,
+    st.integers(-1, (1 << 64) - 1),
     NAME | st.just(""),
 )
 GIVENS = st.lists(GIVEN, max_size=3, unique_by=lambda given: given.event_id)

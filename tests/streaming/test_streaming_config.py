@@ -12,7 +12,7 @@ from infra.cli import main
 from schemas.limits import Limits
 from schemas.topics import UPDATES
 from streaming.config import ConfigError, ExampleJobConfig, JobConfig, SequenceJobConfig, load_config
-from streaming.examples.labels import Feedback
+from streaming.examples.pending import Given
 
 
 @pytest.mark.parametrize("config_type", [SequenceJobConfig, ExampleJobConfig])
@@ -37,13 +37,13 @@ def test_overrides_replace_single_keys(tmp_path: Path) -> None:
     assert config.kafka.group_id == SequenceJobConfig().kafka.group_id
 
 
-def labels_of(rules: str, *feedback: Feedback) -> list[bool]:
+def labels_of(rules: str, *feedback: Given) -> list[bool]:
     config = load_config(ExampleJobConfig, None, [f"labels={rules}"])
     return [task.rule.holds(feedback) for task in config.settings().tasks]
 
 
-def watched(watch_ms: int, duration_ms: int = -1, action: int = 2) -> Feedback:
-    return Feedback(0, 1, action, watch_ms, duration_ms)
+def watched(watch_ms: int, duration_ms: int = -1, action: int = 2) -> Given:
+    return Given(0, b"", 0, 0, 0, 1, action, watch_ms, duration_ms, -1, -1, "")
 
 
 def test_label_rules() -> None:
