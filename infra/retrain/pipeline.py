@@ -111,12 +111,13 @@ class Retrain:
                 cut_ms=cut_ms,
                 cold=cold,
             )
-            if why is None and found is None:
+            if why is None and found is not None:
+                why = f"{found.plan.version} is"
+            if why is None:
                 found = run
-                continue
-            reason = f"not gone on with: {why or f'{found.plan.version if found else None} is'}"
-            self._console.print(f"run {run.plan.version} {reason}", highlight=False)
-            self._close(run, Outcome.ABANDONED, (reason,))
+            else:
+                self._console.print(f"run {run.plan.version} is not gone on with: {why}", highlight=False)
+                self._close(run, Outcome.ABANDONED, (f"not gone on with: {why}",))
         return found
 
     def _begin(self, now_ms: int, cut_ms: int | None, *, cold: bool, accept_hole: bool) -> Run:
