@@ -25,7 +25,7 @@ from scorer.training.flat import FlatBatch, Lookup, StepSize, collate_flat, flat
 from scorer.training.losses import ranking_losses
 from scorer.training.settings import TrainingSettings
 from scorer.training.tables import TableState
-from scorer.training.train import CurvePoint, OnStep, optimizer_of, rate_at
+from scorer.training.train import CurvePoint, optimizer_of, rate_at
 
 #: Targets and tokens of one tile of `scorer.model.kernels`; on the CPU nobody looks at tiles.
 TILE: Final = (64, 256)
@@ -45,6 +45,25 @@ class Throughput:
     pairs: int
     seconds: float
     waited_seconds: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Report:
+    """Where a run is, and its rates since the last report."""
+
+    #: The newest step, and how many there are in all.
+    point: CurvePoint
+    steps: int
+    tokens_per_second: float
+    requests_per_second: float
+    targets_per_second: float
+    #: Sum over requests of targets times tokens, per second.
+    pairs_per_second: float
+    #: Share of the time in which the step waited for the loader.
+    waited_share: float
+
+
+OnReport = Callable[[Report], None]
 
 
 class FlatTrainer:
@@ -102,8 +121,11 @@ class FlatTrainer:
         self._losses: Any = torch.compile(self._loss, dynamic=False) if compiled else self._loss
         self._run: Any = CapturedStep(self._learn) if device.type == "cuda" else self._learn
 
-    def run(self, until: int | None = None, on_step: OnStep | None = None) -> tuple[list[CurvePoint], Throughput]:
+    def run(self, until: int | None = None, on_report: OnReport | None = None) -> tuple[list[CurvePoint], Throughput]:
         """Steps up to `until` (None: all); their curve and how fast they were.
+
+        Args:
+            on_report: called every 20 steps and at the end; the device is waited for then.
 
         Raises:
             FloatingPointError: the loss is not finite, with the step.
@@ -112,9 +134,11 @@ class FlatTrainer:
         plan = self._plan[self.step : until]
         values = torch.zeros(len(plan), 3, device=self.device)
         first, reported, waited = self.step, 0, 0.0
+        sizes = self._sizes(plan)
         curve: list[CurvePoint] = []
         self.model.train()
         started = time.perf_counter()
+        since, waited_since = started, 0.0
         made = load_ahead(self._batches(plan), ahead=_AHEAD)
         for i in range(len(plan)):
             waiting = time.perf_counter()
@@ -126,20 +150,22 @@ class FlatTrainer:
             # Asking the device for a loss waits for it: not at every step.
             if i + 1 == len(plan) or (i + 1) % _REPORT_EVERY == 0:
                 curve.extend(self._points(first, reported, values[reported : i + 1].tolist(), plan))
-                reported = i + 1
-                if on_step is not None:
-                    on_step(curve[-1], self.steps)
+                now = time.perf_counter()
+                if on_report is not None:
+                    done = sizes[reported : i + 1].sum(axis=0) / (now - since)
+                    on_report(_report(curve[-1], self.steps, done, (waited - waited_since) / (now - since)))
+                reported, since, waited_since = i + 1, now, waited
         if self.device.type == "cuda":
             torch.cuda.synchronize()
         seconds = time.perf_counter() - started
         self.model.eval()
-        targets = np.diff(self.columns.target_offsets)
+        requests, targets, tokens, pairs = sizes.sum(axis=0).tolist()
         return curve, Throughput(
             steps=len(plan),
-            requests=sum(len(requests) for requests, _ in plan),
-            targets=int(sum(targets[requests].sum() for requests, _ in plan)),
-            tokens=int(sum(lengths.sum() for _, lengths in plan)),
-            pairs=int(sum((targets[requests] * lengths).sum() for requests, lengths in plan)),
+            requests=requests,
+            targets=targets,
+            tokens=tokens,
+            pairs=pairs,
             seconds=seconds,
             waited_seconds=waited,
         )
@@ -170,6 +196,15 @@ class FlatTrainer:
         self._optimizer.load_state_dict(state["optimizer"])
         for table, squares in zip(self._tables, state["tables"], strict=True):
             table.squares.copy_(squares)
+
+    def _sizes(self, plan: list[tuple[NDArray[np.int64], NDArray[np.int64]]]) -> NDArray[np.int64]:
+        """Requests, targets, tokens and pairs of each step, [n, 4]."""
+        targets = np.diff(self.columns.target_offsets)
+        of_steps = [
+            (len(requests), targets[requests].sum(), lengths.sum(), (targets[requests] * lengths).sum())
+            for requests, lengths in plan
+        ]
+        return np.array(of_steps, dtype=np.int64).reshape(len(plan), 4)
 
     def _batches(self, plan: list[tuple[NDArray[np.int64], NDArray[np.int64]]]) -> Iterator[FlatBatch]:
         pin = self.device.type == "cuda"
@@ -221,6 +256,19 @@ class FlatTrainer:
                 listwise=listwise,
                 learning_rate=self.settings.learning_rate * rate_at(first + i, self.steps, self.settings),
             )
+
+
+def _report(point: CurvePoint, steps: int, per_second: NDArray[np.float64], waited_share: float) -> Report:
+    requests, targets, tokens, pairs = per_second.tolist()
+    return Report(
+        point=point,
+        steps=steps,
+        tokens_per_second=tokens,
+        requests_per_second=requests,
+        targets_per_second=targets,
+        pairs_per_second=pairs,
+        waited_share=waited_share,
+    )
 
 
 class CapturedStep:

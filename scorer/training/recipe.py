@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 import gc
-from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+import hashlib
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from scorer.features import FeatureSettings
 from scorer.model import STCA, ModelSettings
+from scorer.training.checkpoint import Checkpoints
 from scorer.training.columns import Columns
 from scorer.training.dataset import RankingDataset
 from scorer.training.distill import DistillSettings, soft_columns, with_unlabelled
 from scorer.training.flat import StepSize
-from scorer.training.flat_train import FlatTrainer, Throughput, predict_flat, stca_forward, stca_tables
+from scorer.training.flat_train import FlatTrainer, Report, Throughput, predict_flat, stca_forward, stca_tables
 from scorer.training.settings import TrainingSettings
 from scorer.training.train import CurvePoint, new_model, start_at_rates
 
@@ -41,11 +45,12 @@ class Fitted:
 
     model: STCA
     curve: list[CurvePoint]
-    throughput: Throughput
+    #: Of the parts that this process ran itself.
+    throughput: list[Throughput]
 
 
-#: Called after some steps with what is being trained, the newest point and the number of steps.
-OnProgress = Callable[[str, CurvePoint, int], None]
+#: Called after some steps with what is being trained and where it is.
+OnProgress = Callable[[str, Report], None]
 
 
 def fit(
@@ -55,32 +60,33 @@ def fit(
     seed: int,
     *,
     device: torch.device,
+    weights: Mapping[str, Tensor] | None = None,
+    checkpoints: Path | None = None,
     on_progress: OnProgress | None = None,
 ) -> Fitted:
     """A model trained on `requests` (indices) of the dataset; its curve is the student's where there are teachers.
 
+    Args:
+        weights: where every model starts: a warm start. None: afresh, from its seed.
+        checkpoints: a directory from which a killed run, called again with the same arguments, goes on.
+
     Raises:
-        ValueError: no requests, or one that is larger than a step.
+        ValueError: no requests, one that is larger than a step, or checkpoints of another run.
         FloatingPointError: the loss is not finite.
     """
+    run = _Run(requests, recipe, seed, device, weights, checkpoints, on_progress)
     if recipe.distill is None:
-        return _train(Columns.of(dataset, recipe.features), requests, recipe, seed, "model", device, on_progress)
+        return run.train(Columns.of(dataset, recipe.features), requests, seed, "model")
     rng = np.random.default_rng(seed)
     both, unlabelled = with_unlabelled(dataset, requests, recipe.distill, rng)
     columns = Columns.of(both, recipe.features)
     everything = np.concatenate([requests, unlabelled])
-    mean: NDArray[np.float32] | None = None
-    for number in range(recipe.distill.teachers):
+    mean = np.zeros((int(np.diff(both.target_offsets)[everything].sum()), len(both.tasks)), dtype=np.float32)
+    for number in range(1, recipe.distill.teachers + 1):
         teacher_seed = int(rng.integers(1 << 31))
-        name = f"teacher {number + 1} of {recipe.distill.teachers}"
-        teacher = _train(columns, requests, recipe, teacher_seed, name, device, on_progress).model
-        logits = predict(teacher, columns, everything, recipe.training.max_history, recipe, device)
-        mean = logits if mean is None else mean + logits
-        del teacher
-        _release(device)
-    assert mean is not None
+        mean += run.teach(columns, everything, teacher_seed, f"teacher {number} of {recipe.distill.teachers}")
     soft = soft_columns(columns, requests, unlabelled, mean / recipe.distill.teachers, recipe.distill.alpha)
-    return _train(soft, everything, recipe, seed, "student", device, on_progress)
+    return run.train(soft, everything, seed, "student")
 
 
 def predict(
@@ -101,35 +107,84 @@ def predict(
     return predict_flat(model, columns, requests, max_history, size, device=device, forward=stca_forward(model))
 
 
-def _train(
-    columns: Columns,
-    requests: NDArray[np.int64],
-    recipe: Recipe,
-    seed: int,
-    name: str,
-    device: torch.device,
-    on_progress: OnProgress | None,
-) -> Fitted:
-    model = new_model(recipe.model, recipe.features, columns.tasks, seed)
-    start_at_rates(model, _rates(columns, requests))
-    model.to(device)
-    trainer = FlatTrainer(
-        model,
-        columns,
-        requests,
-        replace(recipe.training, seed=seed),
-        device=device,
-        forward=stca_forward(model),
-        tables=stca_tables(model) if recipe.rowwise_tables else (),
-        compiled=recipe.compiled,
-    )
+class _Run:
+    """What all trainings of one `fit` have in common."""
 
-    def on_step(point: CurvePoint, steps: int) -> None:
-        if on_progress is not None:
-            on_progress(name, point, steps)
+    def __init__(
+        self,
+        requests: NDArray[np.int64],
+        recipe: Recipe,
+        seed: int,
+        device: torch.device,
+        weights: Mapping[str, Tensor] | None,
+        checkpoints: Path | None,
+        on_progress: OnProgress | None,
+    ) -> None:
+        self._requests, self._recipe, self._device = requests, recipe, device
+        self._weights, self._on_progress = weights, on_progress
+        self._checkpoints: Checkpoints | None = None
+        if checkpoints is not None:
+            plan = {
+                "recipe": asdict(recipe),
+                "seed": seed,
+                "requests": hashlib.sha256(requests.tobytes()).hexdigest(),
+                "weights": None if weights is None else _digest(weights),
+            }
+            self._checkpoints = Checkpoints(checkpoints, plan)
 
-    curve, throughput = trainer.run(on_step=on_step)
-    return Fitted(model=model, curve=curve, throughput=throughput)
+    def train(self, columns: Columns, requests: NDArray[np.int64], seed: int, name: str) -> Fitted:
+        """One model on `requests` of the columns."""
+        recipe = self._recipe
+        model = new_model(recipe.model, recipe.features, columns.tasks, seed)
+        if self._weights is None:
+            start_at_rates(model, _rates(columns, self._requests))
+        else:
+            model.load_state_dict(self._weights)
+        model.to(self._device)
+        trainer = FlatTrainer(
+            model,
+            columns,
+            requests,
+            replace(recipe.training, seed=seed),
+            device=self._device,
+            forward=stca_forward(model),
+            tables=stca_tables(model) if recipe.rowwise_tables else (),
+            compiled=recipe.compiled,
+        )
+
+        def on_report(report: Report) -> None:
+            if self._on_progress is not None:
+                self._on_progress(name, report)
+
+        if self._checkpoints is not None:
+            curve, throughput = self._checkpoints.run(name.replace(" ", "-"), trainer, on_report)
+        else:
+            curve, once = trainer.run(on_report=on_report)
+            throughput = [once]
+        return Fitted(model=model, curve=curve, throughput=throughput)
+
+    def teach(self, columns: Columns, everything: NDArray[np.int64], seed: int, name: str) -> NDArray[np.float32]:
+        """Logits of a teacher, trained on the labelled requests, for `everything`."""
+        kept = self._checkpoints.array(name.replace(" ", "-")) if self._checkpoints is not None else None
+        if kept is not None:
+            return kept
+        teacher = self.train(columns, self._requests, seed, name).model
+        logits = predict(teacher, columns, everything, self._recipe.training.max_history, self._recipe, self._device)
+        del teacher
+        # Captured graphs keep their memory until they are collected.
+        gc.collect()
+        if self._device.type == "cuda":
+            torch.cuda.empty_cache()
+        if self._checkpoints is not None:
+            self._checkpoints.keep(name.replace(" ", "-"), logits)
+        return logits
+
+
+def _digest(weights: Mapping[str, Tensor]) -> str:
+    digest = hashlib.sha256()
+    for name, weight in sorted(weights.items()):
+        digest.update(name.encode() + weight.detach().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()
 
 
 def _rates(columns: Columns, requests: NDArray[np.int64]) -> NDArray[np.float64]:
@@ -139,10 +194,3 @@ def _rates(columns: Columns, requests: NDArray[np.int64]) -> NDArray[np.float64]
     chosen[requests] = True
     rates: NDArray[np.float64] = columns.labels.numpy()[np.repeat(chosen, counts)].mean(axis=0, dtype=np.float64)
     return rates
-
-
-def _release(device: torch.device) -> None:
-    """Captured graphs keep their memory until they are collected."""
-    gc.collect()
-    if device.type == "cuda":
-        torch.cuda.empty_cache()

@@ -21,10 +21,11 @@ from scorer.model import STCA
 from scorer.model.attention import NULL_VALUE, Ragged, attend
 from scorer.model.flat import score_flat
 from scorer.model.flops import forward_flops
+from scorer.training.checkpoint import Checkpoints
 from scorer.training.columns import Columns
 from scorer.training.dataset import RankingDataset
 from scorer.training.flat import Lookup, StepSize, collate_flat, flat_inputs, load_ahead, plan_steps, tiles
-from scorer.training.flat_train import FlatTrainer, predict_flat, stca_forward, stca_tables
+from scorer.training.flat_train import FlatTrainer, Report, predict_flat, stca_forward, stca_tables
 from scorer.training.settings import TrainingSettings
 from scorer.training.tables import TableState
 from scorer.training.train import new_model, set_base_rates
@@ -167,6 +168,26 @@ def test_two_runs_are_equal_and_so_is_one_that_was_stopped_and_went_on_elsewhere
     assert begun + rest == curve
     for one, other in zip(whole.model.parameters(), second.model.parameters(), strict=True):
         assert torch.equal(one, other)
+
+
+def test_a_killed_run_goes_on_from_its_last_checkpoint(tmp_path: Path) -> None:
+    settings = replace(HOW, epochs=2)
+    curve, _ = trainer(settings=settings).run()
+    checkpoints = Checkpoints(tmp_path, {"seed": 0}, every_steps=4)
+
+    def killed(report: Report) -> None:
+        if report.point.step > 8:
+            raise InterruptedError
+
+    with pytest.raises(InterruptedError):
+        checkpoints.run("model", trainer(settings=settings), killed)
+    rest: list[int] = []
+    again, _ = checkpoints.run("model", trainer(settings=settings), lambda report: rest.append(report.point.step))
+    assert again == curve
+    # Steps 0 to 7 are in the checkpoint.
+    assert rest[0] == 11
+    with pytest.raises(ValueError, match="seed was 0 when this run began and is 1 now"):
+        Checkpoints(tmp_path, {"seed": 1})
 
 
 def test_a_loss_that_is_not_finite_is_told_with_its_step() -> None:
