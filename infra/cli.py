@@ -20,6 +20,7 @@ COMMANDS: Final = {
     "serve": ("serve", "Answer score requests from Kafka."),
     "land": ("land", "Put the examples into Parquet files by day."),
     "retrain": ("retrain", "Train on what was served; gate, export, publish."),
+    "presets": ("presets", "Show the model's sizes, in parameters and in work."),
     "bundle": ("bundle", "List, show, initialise, promote model bundles."),
     "verify": ("verify", "Prove that training sees what serving saw."),
     "erase": ("erase", "Forget a user, everywhere, with a receipt; or prove it."),
