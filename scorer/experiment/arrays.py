@@ -166,6 +166,13 @@ class LogArrays:
         """Events that the request may use; int64 [R]."""
         return self.history_end - self.history_begin
 
+    def targets_of(self, requests: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Rows of the candidates of `requests` [n], in their order; int64 [t]."""
+        begin = self.candidate_offsets[requests]
+        counts = self.candidate_offsets[requests + 1] - begin
+        rows: NDArray[np.int64] = np.arange(counts.sum()) + np.repeat(begin - np.cumsum(counts) + counts, counts)
+        return rows
+
     def time_split(self, valid_from_ms: int, test_from_ms: int) -> NDArray[np.int8]:
         """A split by time for the whole log, int8 [R] as `split`: no request of valid or test lies before one of train.
 

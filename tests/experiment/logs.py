@@ -1,0 +1,44 @@
+"""Small random logs."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from scorer.experiment.arrays import LogArrays
+
+DAY_MS = 86_400_000
+
+
+def random_log(
+    seed: int, *, users: int = 4, items: int = 9, events: int = 80, requests: int = 12, candidates: int = 5
+) -> LogArrays:
+    """Ties in time, several events a session, users without events, folders of several items; labels follow touches."""
+    rng = np.random.default_rng(seed)
+    user = np.sort(rng.integers(users, size=events))
+    offsets = np.searchsorted(user, np.arange(users + 1)).astype(np.int64)
+    arrival = rng.integers(0, 400, size=events) * (DAY_MS // 4)
+    arrival = arrival[np.lexsort((arrival, user))]
+    asked = np.sort(rng.integers(0, 420, size=requests)) * (DAY_MS // 4) - 1
+    item = rng.integers(items, size=events).astype(np.int32)
+    wanted = np.stack([rng.choice(items, candidates, replace=False) for _ in range(requests)]).astype(np.int32)
+    return LogArrays(
+        name=f"random {seed}",
+        user_id=np.arange(users) * 7 + 3,
+        item_id=np.arange(items) * 3 + 1,
+        group_id=np.arange(4) + 11,
+        item_group=(np.arange(items) % 4).astype(np.int32),
+        user_offsets=offsets,
+        event_item=item,
+        event_repo=(item % 2).astype(np.int16),
+        event_action=rng.integers(0, 3, size=events).astype(np.int8),
+        event_session=np.cumsum(rng.random(events) < 0.4),
+        event_time_ms=arrival - rng.integers(0, 3, size=events) * DAY_MS,
+        arrival_time_ms=arrival,
+        request_id=np.arange(requests) + 100,
+        request_user=rng.integers(users, size=requests).astype(np.int32),
+        request_time_ms=asked,
+        split=np.minimum(np.arange(requests) * 4 // max(requests, 1), 2).astype(np.int8),
+        candidate_offsets=np.arange(requests + 1) * candidates,
+        candidate_item=wanted.reshape(-1),
+        label=(rng.random(requests * candidates) < 0.3).astype(np.uint8),
+    )
