@@ -19,6 +19,8 @@ def random_log(
     arrival = rng.integers(0, 400, size=events) * (DAY_MS // 4)
     arrival = arrival[np.lexsort((arrival, user))]
     asked = np.sort(rng.integers(0, 420, size=requests)) * (DAY_MS // 4) - 1
+    # Before anything happened.
+    asked[:1] = -1
     item = rng.integers(items, size=events).astype(np.int32)
     wanted = np.stack([rng.choice(items, candidates, replace=False) for _ in range(requests)]).astype(np.int32)
     return LogArrays(

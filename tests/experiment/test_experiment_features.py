@@ -41,7 +41,7 @@ def _oracle(log, request, item, length):
         "item": lambda row: log.event_item[row] == item,
         "folder": lambda row: group[log.event_item[row]] == group[item],
         "repo": lambda row: repo[int(log.event_item[row])] == repo.get(item, repos[0]),
-        "user": lambda row: True,
+        "user": lambda _: True,
     }
 
     def fade(of, name):
