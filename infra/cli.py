@@ -26,6 +26,7 @@ COMMANDS: Final = {
     "erase": ("erase", "Forget a user, everywhere, with a receipt; or prove it."),
     "inspect": ("inspect", "Print one user's history."),
     "dlq": ("dlq", "List and show dead letters."),
+    "experiment": ("experiment", "Compare rankers on a recorded log."),
     "bench": ("bench", "Measure: speed, size, faults."),
     "demo": ("demo", "The whole loop on the bundled log."),
 }

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
-import numpy as np
+from pathlib import Path
 
-from scorer.experiment.arrays import LogArrays
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from scorer.experiment.arrays import SPLITS, LogArrays
 
 DAY_MS = 86_400_000
 
@@ -44,3 +48,35 @@ def random_log(
         candidate_item=wanted.reshape(-1),
         label=(rng.random(requests * candidates) < 0.3).astype(np.uint8),
     )
+
+
+def write_parquet(log: LogArrays, directory: Path, **replaced: dict[str, list[object]]) -> Path:
+    """The log as its two files; `events` and `requests` replace or, with None, drop columns."""
+    order = np.argsort(log.arrival_time_ms, kind="stable")
+    spans = [slice(*log.candidate_offsets[r : r + 2]) for r in range(len(log))]
+    tables = {
+        "events": {
+            "user_id": log.user_id[log.event_user][order].tolist(),
+            "item_id": log.item_id[log.event_item][order].tolist(),
+            "group_id": log.group_id[log.event_group][order].tolist(),
+            "repo_id": log.event_repo[order].tolist(),
+            "action": log.event_action[order].tolist(),
+            "event_time_ms": log.event_time_ms[order].tolist(),
+            "arrival_time_ms": log.arrival_time_ms[order].tolist(),
+            "session_id": log.event_session[order].tolist(),
+        },
+        "requests": {
+            "request_id": log.request_id.tolist(),
+            "user_id": log.user_id[log.request_user].tolist(),
+            "request_time_ms": log.request_time_ms.tolist(),
+            "candidates": [log.item_id[log.candidate_item[span]].tolist() for span in spans],
+            "labels": [log.label[span].tolist() for span in spans],
+            "split": [SPLITS[split] for split in log.split.tolist()],
+        },
+    }
+    directory.mkdir(parents=True, exist_ok=True)
+    for name, columns in tables.items():
+        columns |= replaced.get(name, {})
+        kept = {column: values for column, values in columns.items() if values is not None}
+        pq.write_table(pa.table(kept), directory / f"{name}.parquet")
+    return directory
