@@ -21,8 +21,10 @@ _TOKENS, _TARGETS = 10_000, 300
 def command(tokens: int, targets: int) -> None:
     """The presets, their parameters and the operations of a request; a multiply-add counts two."""
     features = FeatureSettings()
-    table = Table(caption=f"a request: {tokens:,} events, {targets:,} candidates; GFLOP of matrix products")
-    for heading in ("preset", "d", "layers", "heads", "weights", "tables", "history", "targets", "attention"):
+    table = Table(
+        caption=f"a request: {tokens:,} events, {targets:,} candidates; GFLOP: history, targets, attention pairs"
+    )
+    for heading in ("preset", "d", "layers", "heads", "weights", "tables", "history", "targets", "pairs"):
         table.add_column(heading, justify="left" if heading == "preset" else "right", no_wrap=True)
     for name, settings in PRESETS.items():
         with torch.device("meta"):

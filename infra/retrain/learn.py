@@ -2,24 +2,29 @@
 
 from __future__ import annotations
 
+import shutil
 from typing import Final
 
+import numpy as np
 import torch
 
 from infra.errors import InfraError
 from infra.retrain.outcome import Outcome, StoppedError
 from infra.retrain.plan import Plan
 from infra.retrain.runs import WEIGHTS_NAME, Run
-from infra.retrain.settings import RetrainSettings
+from infra.retrain.settings import GpuSettings, RetrainSettings
 from schemas.settings import from_mapping
 from scorer.export import load_weights
 from scorer.features import FeatureSettings
 from scorer.model import STCA, model_settings
 from scorer.registry.registry import Bundle
 from scorer.training.dataset import RankingDataset
-from scorer.training.train import OnStep, new_model, save_curve, set_base_rates, train
+from scorer.training.flat_train import Report
+from scorer.training.recipe import Recipe, fit
+from scorer.training.train import CurvePoint, OnStep, new_model, save_curve, set_base_rates, train
 
 _CURVE: Final = "curve.csv"
+_CHECKPOINTS: Final = "checkpoints"
 
 
 def is_warm(plan: Plan, parent: Bundle) -> bool:
@@ -55,7 +60,7 @@ def learn(
     """Train on the requests before the holdout; leaves weights and curve.
 
     Raises:
-        InfraError: the parent's weights are those of another release's model.
+        InfraError: the parent's weights are those of another release's model, or there is no GPU for the settings.
         StoppedError: the loss or a weight is not finite; the same data would do it again.
     """
     model = untrained(run.plan, parent, settings)
@@ -70,7 +75,10 @@ def learn(
     else:
         set_base_rates(model, older)
     try:
-        curve = train(model, older, settings.training, on_step)
+        if settings.gpu is None:
+            curve = train(model, older, settings.training, on_step)
+        else:
+            model, curve = _learn_flat(run, parent, settings, settings.gpu, model, older, on_step)
     except FloatingPointError as error:
         raise StoppedError(Outcome.REFUSED, f"training: {error}") from error
     broken = [name for name, weights in model.state_dict().items() if not torch.isfinite(weights.float()).all()]
@@ -81,6 +89,46 @@ def learn(
     with run.replacing(WEIGHTS_NAME) as path, path.open("wb") as file:
         # To a file, not to a path: torch writes a path's name into the file.
         torch.save(model.state_dict(), file)
+    if (run.path / _CHECKPOINTS).exists():
+        shutil.rmtree(run.path / _CHECKPOINTS)
+
+
+def _learn_flat(
+    run: Run,
+    parent: Bundle,
+    settings: RetrainSettings,
+    gpu: GpuSettings,
+    start: STCA,
+    older: RankingDataset,
+    on_step: OnStep | None,
+) -> tuple[STCA, list[CurvePoint]]:
+    """Over flat batches, with checkpoints in the run's directory; the model comes back on the CPU."""
+    if gpu.device == "cuda" and not torch.cuda.is_available():
+        raise InfraError("settings: gpu.device is cuda, and torch sees no CUDA device here")
+    recipe = Recipe(
+        model=start.settings,
+        features=start.features,
+        training=settings.training,
+        distill=gpu.distill,
+        rowwise_tables=gpu.rowwise_tables,
+        compiled=gpu.compiled,
+    )
+
+    def on_progress(_name: str, report: Report) -> None:
+        if on_step is not None:
+            on_step(report.point, report.steps)
+
+    fitted = fit(
+        older,
+        np.arange(len(older)),
+        recipe,
+        settings.training.seed,
+        device=torch.device(gpu.device),
+        weights=start.state_dict() if is_warm(run.plan, parent) else None,
+        checkpoints=run.path / _CHECKPOINTS,
+        on_progress=on_progress,
+    )
+    return fitted.model.cpu(), fitted.curve
 
 
 def learnt(run: Run, parent: Bundle, settings: RetrainSettings) -> STCA:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Literal
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -10,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from infra.errors import InfraError
 from scorer.features import FeatureSettings
 from scorer.serving.engine import Device
+from scorer.training.distill import DistillSettings
 from scorer.training.gate import GateSettings
 from scorer.training.settings import TrainingSettings
 
@@ -59,6 +61,20 @@ class KeepSettings(BaseModel):
     rollbacks: int = Field(default=3, ge=1)
 
 
+class GpuSettings(BaseModel):
+    """Training over flat batches, goes on at the step where it was killed; the step's size is in `training`."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    device: Literal["cuda", "cpu"] = "cuda"
+    #: Teachers first, then the student that is exported; none: one model on the labels alone.
+    distill: DistillSettings | None = None
+    #: Row-wise Adagrad for the id tables: their gradients are never as large as they are.
+    rowwise_tables: bool = True
+    #: torch.compile: half a minute at the start, a third of the time afterwards.
+    compiled: bool = True
+
+
 class RetrainSettings(BaseModel):
     """Frozen; unknown keys are errors."""
 
@@ -82,6 +98,8 @@ class RetrainSettings(BaseModel):
     max_unresolved: float = Field(default=0.0, ge=0, le=1)
     features: FeatureSettings = FeatureSettings()
     training: TrainingSettings = TrainingSettings()
+    #: Without it training runs on the CPU, where requests of one user share the encoding of their history.
+    gpu: GpuSettings | None = None
     gate: GateSettings = GateSettings()
     parity: ParitySettings = ParitySettings()
     shadow: ShadowSettings = ShadowSettings()

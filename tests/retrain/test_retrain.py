@@ -247,3 +247,28 @@ def test_weights_of_another_release_ask_for_a_cold_start(night: Night, source: M
 def test_a_task_without_labels_is_told(registry: Registry, source: MemorySource, tmp_path: Path) -> None:
     with pytest.raises(InfraError, match="task like has 0 labels"):
         retrain(source, registry, tmp_path / "work", settings(tasks=("like",))).run(now_ms=source.now_ms)
+
+
+def test_a_student_of_two_teachers_over_flat_batches_goes_on_from_the_model_in_service(
+    night: Night, source: MemorySource
+) -> None:
+    """What runs on a GPU, on the CPU."""
+    small = {"device": "cpu", "compiled": False, "distill": {"teachers": 2}}
+    training = TrainingSettings(
+        epochs=2, min_history=8, max_history=64, learning_rate=2e-3, step_tokens=600, step_requests=32, step_targets=400
+    )
+    source.grow()
+    second = retrain(source, night.registry, night.work, settings(gpu=small, training=training)).run(
+        now_ms=source.now_ms
+    )
+    assert second.outcome is Outcome.PROMOTED, second
+    assert second.metrics["touch.gauc"] > night.report.metrics["touch.gauc"] - 0.05
+    assert night.registry.load(second.version).manifest.training.parent == night.report.version
+    assert not (newest_run(night.work) / "checkpoints").exists()
+
+
+def test_a_gpu_that_is_not_there_is_told(registry: Registry, source: MemorySource, tmp_path: Path) -> None:
+    if torch.cuda.is_available():
+        pytest.skip("there is one")
+    with pytest.raises(InfraError, match="torch sees no CUDA device"):
+        retrain(source, registry, tmp_path / "work", settings(gpu={})).run(now_ms=source.now_ms)
