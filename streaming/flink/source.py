@@ -19,7 +19,10 @@ from streaming.sections import AlignedWatermarkSection, KafkaSection, WatermarkS
 
 #: Records without a user's key go here, to be refused by the process function; users count from 1.
 NO_USER: Final = 0
-_ALIGNED_EVERY_MS: Final = 200
+_ALIGNED_EVERY_MS: Final = 50
+#: A consumer hands out one partition after the other, as much of each as it fetched at once: by default a megabyte,
+#: which may be hours of a topic. And what is on its way when a partition is stopped is a few polls.
+_IN_STEP: Final = {"max.partition.fetch.bytes": str(64 << 10), "max.poll.records": "100"}
 _MS_PER_DAY: Final = 86_400_000
 
 
@@ -80,8 +83,10 @@ def _source_ddl(topic: Topic, kafka: KafkaSection, watermark: WatermarkSection) 
         "key.fields": "k",
         "value.format": "raw",
         "value.fields-include": "EXCEPT_KEY",
-        **{f"properties.{name}": value for name, value in kafka.properties.items()},
     }
+    if isinstance(watermark, AlignedWatermarkSection):
+        options |= {f"properties.{name}": value for name, value in _IN_STEP.items()}
+    options |= {f"properties.{name}": value for name, value in kafka.properties.items()}
     if watermark.idle_timeout_ms:
         options["scan.watermark.idle-timeout"] = f"{watermark.idle_timeout_ms} ms"
     if isinstance(watermark, AlignedWatermarkSection) and watermark.max_drift_ms:
