@@ -28,7 +28,9 @@ def print_findings(found: Findings, console: Console) -> None:
     out.add_column("AUC", justify="right")
     for name in found.scorers:
         rows = [row for row in found.of("test", longest) if row.scorer == name]
-        out.add_row(name, *(_with_interval(row.score.gauc) for row in rows), f"{rows[0].score.auc:.4f}")
+        # The interval below its value: beside it, a terminal would wrap them anyhow.
+        cells = (_with_interval(row.score.gauc).replace(" ", "\n") for row in rows)
+        out.add_row(name, *cells, f"{rows[0].score.auc:.4f}")
     if found.reference:
         out.caption = f"differences from {found.reference}: see the page"
     console.print(out)

@@ -1,4 +1,4 @@
-"""A recorded log as flat arrays: events, requests, their splits; numpy only. What `longrank experiment prepare` writes.
+"""A recorded log as flat arrays: events, requests, their splits; numpy only. What `longrank experiment` prepares.
 
 Index arrays point into sorted arrays of distinct ids. The files hold the same in a form that zlib shrinks (see
 `compact.py`); loading computes what follows from it.
@@ -236,7 +236,7 @@ class LogArrays:
             ValueError: another version, or arrays that do not fit together.
         """
         if not (directory / _META).is_file():
-            raise FileNotFoundError(f"{directory / _META}: no such file; `longrank experiment prepare` writes it")
+            raise FileNotFoundError(f"{directory / _META}: no such file; `longrank experiment LOG --out ARRAYS` writes it")
         meta = json.loads((directory / _META).read_text())
         if meta.get("version") != VERSION:
             raise ValueError(f"{directory / _META}: version {meta.get('version')} is not {VERSION}; prepare it again")

@@ -27,7 +27,8 @@ from scorer.experiment.store import ScoreStore
 from scorer.training.columns import Columns
 from scorer.training.dataset import RankingDataset
 from scorer.training.flat import StepSize
-from scorer.training.flat_train import FlatTrainer, Forward, Throughput, predict_flat, stca_forward
+from scorer.training.flat_predict import Forward, predict_flat, stca_forward
+from scorer.training.flat_train import FlatTrainer, Throughput
 from scorer.training.recipe import Recipe, fit
 from scorer.training.settings import TrainingSettings
 
