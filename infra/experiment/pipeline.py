@@ -60,7 +60,8 @@ class Experiment:
                 plan = self.plan.boosting[run.name]
                 store.keep_beside(run, "settings", mapping_of(plan))
                 missing = store.missing(run)
-                for length in sorted({length for _, length in missing}):
+                # The longest first: it is the one that is asked for.
+                for length in sorted({length for _, length in missing}, reverse=True):
                     parts = [part for part, of_length in missing if of_length == length]
                     total = sum(len(store.requests(part)) for part in parts)
                     bar = bars.add_task(f"{run.name}, seed {run.seed}, {length:,} events", total=total)
