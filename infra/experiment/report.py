@@ -49,7 +49,7 @@ def write_report(found: Findings, directory: Path) -> list[Path]:
         path = directory / f"gauc-{least or 'all'}.png"
         canvas, axes = plt.subplots(figsize=(8, 4), layout="constrained")
         _curves(found, least)(axes)
-        axes.set_title(_caption(found, least))
+        axes.set_title(_caption(found, least), fontsize="small")
         canvas.savefig(path, format="png", dpi=120)
         plt.close(canvas)
         pictures.append(path)
@@ -115,7 +115,7 @@ def _curves(found: Findings, least: int) -> Callable[[Any], None]:
         axes.minorticks_off()
         axes.grid(alpha=0.3)
         if found.scorers:
-            axes.legend(fontsize="small")
+            axes.legend(fontsize="small", loc="center left", bbox_to_anchor=(1.0, 0.5))
 
     return draw
 
@@ -145,4 +145,5 @@ def _cell(row: Finding) -> str:
 def _with_interval(estimate: Estimate) -> str:
     if estimate.value != estimate.value:
         return "-"
-    return f"{estimate.value:.4f} ({estimate.low:.4f}..{estimate.high:.4f})"
+    low, high = (f"{end:.4f}".lstrip("0") for end in (estimate.low, estimate.high))
+    return f"{estimate.value:.4f} {low}-{high}"
