@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import queue
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass, fields, replace
 
 import numpy as np
@@ -262,7 +262,7 @@ def flat_inputs(batch: FlatBatch, lookup: Lookup, vectors: Sequence[Tensor] = ()
     )
 
 
-def load_ahead(batches: Iterator[FlatBatch], ahead: int) -> Iterator[FlatBatch]:
+def load_ahead(batches: Iterator[FlatBatch], ahead: int) -> Generator[FlatBatch, None, None]:
     """The same batches, made by another thread, at most `ahead` before they are asked for.
 
     What the other thread raises is raised here. It ends when the generator is closed.

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import nullcontext
+from contextlib import closing, nullcontext
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -15,22 +15,18 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
-from torch import distributed as dist
 
-from scorer.model.flat import FlatInputs, score_each
 from scorer.model.stca import STCA
 from scorer.training.batches import draw_lengths
+from scorer.training.captured import CapturedStep
 from scorer.training.columns import Columns
 from scorer.training.flat import FlatBatch, Lookup, StepSize, collate_flat, flat_inputs, load_ahead, plan_steps
+from scorer.training.flat_predict import AHEAD, TILE, Forward
 from scorer.training.losses import ranking_losses
+from scorer.training.processes import agreed_steps, average_gradients, gathered, same_weights
 from scorer.training.settings import TrainingSettings
 from scorer.training.tables import TableState
 from scorer.training.train import CurvePoint, optimizer_of, rate_at
-
-#: Targets and tokens of one tile of `scorer.model.kernels`; on the CPU nobody looks at tiles.
-TILE: Final = (64, 256)
-_AHEAD: Final = 4
-Forward = Callable[[FlatInputs], Tensor]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,10 +98,8 @@ class FlatTrainer:
             tokens=settings.step_tokens, requests=settings.step_requests, targets=settings.step_targets
         )
         self._plan = _plan(columns, requests, settings, self._size)
-        self.steps = _agreed(len(self._plan), device)
-        if dist.is_initialized():
-            for weight in model.state_dict().values():
-                dist.broadcast(weight, src=0)
+        self.steps = agreed_steps(len(self._plan), device)
+        same_weights(model)
         self._forward = forward
         self._tables = [TableState.of(table) for table in tables]
         self._parameters = [p for p in model.parameters() if p.requires_grad]
@@ -139,22 +133,22 @@ class FlatTrainer:
         self.model.train()
         started = time.perf_counter()
         since, waited_since = started, 0.0
-        made = load_ahead(self._batches(plan), ahead=_AHEAD)
-        for i in range(len(plan)):
-            waiting = time.perf_counter()
-            batch = next(made)
-            waited += time.perf_counter() - waiting
-            self._set_rate(rate_at(self.step, self.steps, self.settings))
-            values[i] = self._run(batch)
-            self.step += 1
-            # Asking the device for a loss waits for it: not at every step.
-            if i + 1 == len(plan) or (i + 1) % _REPORT_EVERY == 0:
-                curve.extend(self._points(first, reported, values[reported : i + 1].tolist(), plan))
-                now = time.perf_counter()
-                if on_report is not None:
-                    done = sizes[reported : i + 1].sum(axis=0) / (now - since)
-                    on_report(_report(curve[-1], self.steps, done, (waited - waited_since) / (now - since)))
-                reported, since, waited_since = i + 1, now, waited
+        with closing(load_ahead(self._batches(plan), ahead=AHEAD)) as made:
+            for i in range(len(plan)):
+                waiting = time.perf_counter()
+                batch = next(made)
+                waited += time.perf_counter() - waiting
+                self._set_rate(rate_at(self.step, self.steps, self.settings))
+                values[i] = self._run(batch)
+                self.step += 1
+                # Asking the device for a loss waits for it: not at every step.
+                if i + 1 == len(plan) or (i + 1) % _REPORT_EVERY == 0:
+                    curve.extend(self._points(first, reported, values[reported : i + 1].tolist(), plan))
+                    now = time.perf_counter()
+                    if on_report is not None:
+                        done = sizes[reported : i + 1].sum(axis=0) / (now - since)
+                        on_report(_report(curve[-1], self.steps, done, (waited - waited_since) / (now - since)))
+                    reported, since, waited_since = i + 1, now, waited
         if self.device.type == "cuda":
             torch.cuda.synchronize()
         seconds = time.perf_counter() - started
@@ -228,12 +222,12 @@ class FlatTrainer:
         binary, listwise = self._losses(batch, vectors)
         loss = binary + self.settings.listwise_weight * listwise
         loss.backward()
-        _average_gradients(self._parameters)
+        average_gradients(self._parameters)
         nn.utils.clip_grad_norm_(self._parameters, self.settings.gradient_norm)
         self._optimizer.step()
         for table, of_table, vector in zip(self._tables, rows, vectors, strict=True):
             assert vector.grad is not None
-            table.update(*_gathered(of_table, vector.grad), self._table_rate, self.settings.table_decay)
+            table.update(*gathered(of_table, vector.grad), self._table_rate, self.settings.table_decay)
         return torch.stack([loss.detach(), binary.detach(), listwise.detach()])
 
     def _set_rate(self, share: float) -> None:
@@ -271,93 +265,6 @@ def _report(point: CurvePoint, steps: int, per_second: NDArray[np.float64], wait
     )
 
 
-class CapturedStep:
-    """What is done with a batch as one CUDA graph: the processor launches it whole instead of some hundred kernels.
-
-    The graph reads one set of addresses, so every batch is copied there first.
-    """
-
-    #: Steps that run as they are: compilation, the optimizer's state and the libraries' handles come into being there.
-    WARM_UP: Final = 3
-
-    def __init__(self, work: Callable[[FlatBatch], Tensor]) -> None:
-        self._work = work
-        self._stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
-        self._graph: torch.cuda.CUDAGraph | None = None
-        self._batch: FlatBatch | None = None
-        self._result: Tensor | None = None
-        self._steps = 0
-
-    def __call__(self, batch: FlatBatch) -> Tensor:
-        """Works on a batch in pinned memory; returns what `work` does, valid until the next call."""
-        if self._batch is None:
-            self._batch = batch.to(torch.device("cuda"))
-        else:
-            for name in FlatBatch.__dataclass_fields__:
-                getattr(self._batch, name).copy_(getattr(batch, name), non_blocking=True)
-        self._steps += 1
-        if self._steps <= self.WARM_UP:
-            self._stream.wait_stream(torch.cuda.current_stream())
-            with torch.cuda.stream(self._stream):
-                result = self._work(self._batch)
-            torch.cuda.current_stream().wait_stream(self._stream)
-            return result
-        if self._graph is None:
-            self._graph = torch.cuda.CUDAGraph()
-            # The loader's thread goes on allocating pinned memory meanwhile: none of this capture's business.
-            with torch.cuda.graph(self._graph, stream=self._stream, capture_error_mode="thread_local"):
-                self._result = self._work(self._batch)
-        self._graph.replay()
-        assert self._result is not None
-        return self._result
-
-
-def predict_flat(
-    model: nn.Module,
-    columns: Columns,
-    requests: NDArray[np.int64],
-    max_history: int,
-    size: StepSize,
-    *,
-    device: torch.device,
-    forward: Forward,
-) -> NDArray[np.float32]:
-    """Logits [T of `requests` in their order, A], each request with its `max_history` newest events.
-
-    Raises:
-        ValueError: a request is larger than `size`.
-    """
-    lengths = np.minimum(columns.history_end - columns.history_begin, max_history)
-    targets = np.diff(columns.target_offsets)
-    lookup = Lookup.of(columns, device, TILE[0])
-    out = np.zeros((int(columns.target_offsets[-1]), len(columns.tasks)), dtype=np.float32)
-    order = requests[np.argsort(lengths[requests], kind="stable")]
-    plan = plan_steps(lengths, targets, size, order)
-    pin = device.type == "cuda"
-    model.eval()
-    made = load_ahead((collate_flat(columns, s, lengths[s], size, tile=TILE, pin=pin) for s in plan), ahead=_AHEAD)
-
-    def score(batch: FlatBatch) -> Tensor:
-        with torch.no_grad(), torch.autocast("cuda", dtype=torch.bfloat16) if pin else nullcontext():
-            return forward(flat_inputs(batch, lookup)).float().mean(1)
-
-    run: Any = CapturedStep(score) if pin else score
-    for step, batch in zip(plan, made, strict=True):
-        logits = run(batch).cpu().numpy()
-        counts = targets[step]
-        begin = columns.target_offsets[step]
-        rows = np.repeat(begin - np.cumsum(counts) + counts, counts) + np.arange(counts.sum())
-        out[rows] = logits[: len(rows)]
-    wanted = np.concatenate([np.arange(columns.target_offsets[r], columns.target_offsets[r + 1]) for r in requests])
-    logits_TA: NDArray[np.float32] = out[wanted]
-    return logits_TA
-
-
-def stca_forward(model: STCA) -> Forward:
-    """What `FlatTrainer` and `predict_flat` call for the model itself."""
-    return lambda inputs: score_each(model, inputs)
-
-
 def stca_tables(model: STCA) -> list[nn.Parameter]:
     """The tables of items and of groups."""
     return model.embedding.ids.table_weights()
@@ -380,35 +287,3 @@ def _plan(
         steps = plan_steps(lengths, targets, size, rng.permutation(requests))
         plan.extend((step, lengths[step]) for step in steps)
     return plan
-
-
-def _agreed(steps: int, device: torch.device) -> int:
-    """The fewest steps that any process has: none may wait for a gradient that nobody sends."""
-    if not dist.is_initialized():
-        return steps
-    fewest = torch.tensor(steps, device=device)
-    dist.all_reduce(fewest, dist.ReduceOp.MIN)
-    return int(fewest)
-
-
-def _average_gradients(parameters: list[nn.Parameter]) -> None:
-    """Over all processes, in one exchange."""
-    if not dist.is_initialized():
-        return
-    gradients = [p.grad for p in parameters if p.grad is not None]
-    flat = torch.cat([gradient.flatten() for gradient in gradients]) / dist.get_world_size()
-    dist.all_reduce(flat)
-    for gradient, part in zip(gradients, torch.split(flat, [g.numel() for g in gradients]), strict=True):
-        gradient.copy_(part.view_as(gradient))
-
-
-def _gathered(rows: Tensor, gradient: Tensor) -> tuple[Tensor, Tensor]:
-    """Rows and gradients of all processes, so that their tables stay the same."""
-    if not dist.is_initialized():
-        return rows, gradient
-    world = dist.get_world_size()
-    all_rows = [torch.empty_like(rows) for _ in range(world)]
-    all_gradients = [torch.empty_like(gradient) for _ in range(world)]
-    dist.all_gather(all_rows, rows.contiguous())
-    dist.all_gather(all_gradients, gradient.contiguous())
-    return torch.cat(all_rows), torch.cat(all_gradients) / world

@@ -20,7 +20,8 @@ from scorer.training.columns import Columns
 from scorer.training.dataset import RankingDataset
 from scorer.training.distill import DistillSettings, soft_columns, with_unlabelled
 from scorer.training.flat import StepSize
-from scorer.training.flat_train import FlatTrainer, Report, Throughput, predict_flat, stca_forward, stca_tables
+from scorer.training.flat_predict import predict_flat, stca_forward
+from scorer.training.flat_train import FlatTrainer, Report, Throughput, stca_tables
 from scorer.training.settings import TrainingSettings
 from scorer.training.train import CurvePoint, new_model, start_at_rates
 

@@ -16,7 +16,8 @@ from scorer.model import ModelSettings
 from scorer.model.flops import forward_flops
 from scorer.training.ceilings import copied_bytes, gemm_flops
 from scorer.training.columns import Columns
-from scorer.training.flat_train import FlatTrainer, Throughput, stca_forward, stca_tables
+from scorer.training.flat_predict import stca_forward
+from scorer.training.flat_train import FlatTrainer, Throughput, stca_tables
 from scorer.training.settings import TrainingSettings
 from scorer.training.train import new_model
 

@@ -25,7 +25,8 @@ from scorer.training.checkpoint import Checkpoints
 from scorer.training.columns import Columns
 from scorer.training.dataset import RankingDataset
 from scorer.training.flat import Lookup, StepSize, collate_flat, flat_inputs, load_ahead, plan_steps, tiles
-from scorer.training.flat_train import FlatTrainer, Report, predict_flat, stca_forward, stca_tables
+from scorer.training.flat_predict import predict_flat, stca_forward
+from scorer.training.flat_train import FlatTrainer, Report, stca_tables
 from scorer.training.settings import TrainingSettings
 from scorer.training.tables import TableState
 from scorer.training.train import new_model, set_base_rates
@@ -246,6 +247,7 @@ def _one_of_two(rank: int, address: str, out: Path) -> None:
     mine = trainer(dataset, replace(HOW, epochs=1))
     curve, _ = mine.run()
     torch.save((mine.model.state_dict(), len(curve)), out / f"{rank}.pt")
+    dist.barrier()
     dist.destroy_process_group()
 
 
