@@ -236,7 +236,9 @@ class LogArrays:
             ValueError: another version, or arrays that do not fit together.
         """
         if not (directory / _META).is_file():
-            raise FileNotFoundError(f"{directory / _META}: no such file; `longrank experiment LOG --out ARRAYS` writes it")
+            raise FileNotFoundError(
+                f"{directory / _META}: no such file; `longrank experiment LOG --out ARRAYS` writes it"
+            )
         meta = json.loads((directory / _META).read_text())
         if meta.get("version") != VERSION:
             raise ValueError(f"{directory / _META}: version {meta.get('version')} is not {VERSION}; prepare it again")

@@ -31,6 +31,8 @@ class SplitPlan:
     by: Literal["log", "time"] = "log"
     valid_from_ms: int | None = None
     test_from_ms: int | None = None
+    #: With `time`: of the requests from test_from_ms on, only those that the log's own split tests on, too.
+    logs_test_only: bool = False
 
     def __post_init__(self) -> None:
         times = (self.valid_from_ms, self.test_from_ms)
@@ -38,6 +40,7 @@ class SplitPlan:
             (self.by == "time") == (None not in times) and (self.by == "time" or times == (None, None)),
             "by: time needs valid_from_ms and test_from_ms; by: log takes neither",
         )
+        require(self.by == "time" or not self.logs_test_only, "logs_test_only goes with by: time")
         if self.valid_from_ms is not None and self.test_from_ms is not None:
             require(self.valid_from_ms <= self.test_from_ms, "valid_from_ms must not be after test_from_ms")
 

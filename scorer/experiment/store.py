@@ -46,6 +46,8 @@ class ScoreStore:
         split = plan.split
         if split.valid_from_ms is not None and split.test_from_ms is not None:
             self._split = log.time_split(split.valid_from_ms, split.test_from_ms)
+            if split.logs_test_only:
+                self._split = np.where((self._split == 2) & (log.split != 2), np.int8(-1), self._split)
         else:
             self._split = log.split
 
@@ -94,11 +96,15 @@ class ScoreStore:
         path.write_text(json.dumps(content, indent=1) + "\n")
 
     def _path(self, run: Run, part: str, length: int) -> Path:
+        split = mapping_of(self._plan.split)
+        if not self._plan.split.logs_test_only:
+            # Younger than the first scores that were kept: without it, their keys hold.
+            del split["logs_test_only"]
         key = {
             "version": _VERSION,
             "data": self._data,
             "settings": mapping_of(self._plan.settings_of(run.name)),
-            "split": mapping_of(self._plan.split),
+            "split": split,
             "event_time": self._plan.event_time,
             "seed": run.seed,
         }

@@ -30,13 +30,17 @@ def test_scores_are_found_again_only_under_the_same_settings_seed_split_and_data
     assert store.missing(run) == [("valid", 5)]
     both = [("valid", 5), ("test", 5)]
     assert store.missing(Run("trees", 1)) == both
-    time = SplitPlan(by="time", valid_from_ms=int(log.request_time_ms[8]), test_from_ms=int(log.request_time_ms[12]))
+    time = SplitPlan(by="time", valid_from_ms=int(log.request_time_ms[4]), test_from_ms=int(log.request_time_ms[6]))
     for other in (
         replace(plan, boosting={"trees": BoostingPlan(trees=7)}),
         replace(plan, split=time),
         replace(plan, event_time="event"),
     ):
         assert _store(tmp_path, other, log).missing(run) == both
+    both_tests = _store(tmp_path, replace(plan, split=replace(time, logs_test_only=True)), log)
+    assert (log.split[both_tests.requests("test")] == 2).all()
+    assert set(both_tests.requests("test")) < set(_store(tmp_path, replace(plan, split=time), log).requests("test"))
+    assert both_tests.missing(run) == both
     # How it is reported changes no score.
     assert _store(tmp_path, replace(plan, buckets=(0,), draws=5), log).missing(run) == [("valid", 5)]
     assert _store(tmp_path, plan, random_log(1, requests=20)).missing(run) == both
