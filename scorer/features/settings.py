@@ -51,10 +51,6 @@ class FeatureSettings:
     )
     #: rho of the attention terms exp(-rank / rho), events; rank 0 is the newest.
     rank_scales: tuple[int, ...] = (2, 6, 20, 60, 200, 600, 2_000, 6_000)
-    #: sigma of the attention terms exp(-sessions since / sigma); a new session begins where event times are more than
-    #: `session_gap_ms` apart, either way.
-    session_scales: tuple[int, ...] = ()
-    session_gap_ms: int = 0
     #: Of the hashes.
     seed: int = 1
 
@@ -64,12 +60,12 @@ class FeatureSettings:
         require(self.code_bits <= HASH_BITS or self.code_bits % HASH_BITS == 0, "code_bits above 64: multiples of 64")
         require(min(self.actions, self.surfaces) >= 1, "actions and surfaces must be 1 or more")
         require(
-            min((*self.time_scales_ms, *self.rank_scales, *self.session_scales), default=1) > 0,
+            min((*self.time_scales_ms, *self.rank_scales), default=1) > 0,
             "time_scales_ms and rank_scales must be positive",
         )
         require(0 <= self.seed < 1 << 32, "seed must be in [0, 2^32)")
 
     @property
     def terms(self) -> int:
-        """Columns of `terms`: one constant, the time scales, the rank scales, the session scales."""
-        return 1 + len(self.time_scales_ms) + len(self.rank_scales) + len(self.session_scales)
+        """Columns of `terms`: one constant, the time scales, the rank scales."""
+        return 1 + len(self.time_scales_ms) + len(self.rank_scales)

@@ -53,8 +53,6 @@ class Columns:
     engagement: Tensor
     #: ms UTC, int64 [E].
     time_ms: Tensor
-    #: Number of the event's session, rising; int32 [E].
-    session: Tensor
     #: int32 [T].
     target_item: Tensor
     target_group: Tensor
@@ -88,7 +86,6 @@ class Columns:
             surface=_codes(behaviour["surface_row"], features.surfaces),
             engagement=torch.from_numpy(behaviour["engagement"].astype(np.float16)),
             time_ms=torch.from_numpy(np.ascontiguousarray(events["event_time_ms"])),
-            session=torch.from_numpy(session_numbers(events["event_time_ms"], features.session_gap_ms)),
             target_item=target_item,
             target_group=target_group,
             labels=torch.from_numpy(dataset.labels.astype(np.float32)),
@@ -120,13 +117,6 @@ class Columns:
         seq_no = np.where(seen, self.seq_no[requests], 0)
         newest = np.where(seen, newest_ms, 0)
         return request_terms(times, newest, self.features), request_context(times, newest, seq_no)
-
-
-def session_numbers(event_time_ms: NDArray[np.int64], gap_ms: int) -> NDArray[np.int32]:
-    """Of events in arrival order, int32 [E]: one more wherever neighbours' times are more than the gap apart."""
-    new = np.abs(np.diff(event_time_ms, prepend=event_time_ms[:1])) > gap_ms
-    numbers: NDArray[np.int32] = np.cumsum(new, dtype=np.int32)
-    return numbers
 
 
 def _factorised(*columns: NDArray[np.uint64]) -> tuple[NDArray[np.uint64], list[Tensor]]:

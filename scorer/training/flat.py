@@ -45,7 +45,6 @@ class FlatBatch:
     surface: Tensor
     engagement: Tensor
     time_ms: Tensor
-    session: Tensor
     #: [M].
     target_item: Tensor
     target_group: Tensor
@@ -149,7 +148,7 @@ def collate_flat(
     return FlatBatch(
         **{
             name: gather(getattr(columns, name), index, size.tokens)
-            for name in ("item", "group", "action", "surface", "engagement", "time_ms", "session")
+            for name in ("item", "group", "action", "surface", "engagement", "time_ms")
         },
         **{
             name: gather(getattr(columns, name), target_index, size.targets)
@@ -191,7 +190,6 @@ class Lookup:
     #: float32, one per term.
     time_scales: Tensor
     rank_scales: Tensor
-    session_scales: Tensor
 
     @classmethod
     def of(cls, columns: Columns, device: torch.device, target_tile: int) -> Lookup:
@@ -204,7 +202,6 @@ class Lookup:
             single=most <= target_tile,
             time_scales=_scales(settings.time_scales_ms, device),
             rank_scales=_scales(settings.rank_scales, device),
-            session_scales=_scales(settings.session_scales, device),
         )
 
     def rows(self, batch: FlatBatch) -> list[Tensor]:
@@ -223,14 +220,11 @@ def flat_inputs(batch: FlatBatch, lookup: Lookup, vectors: Sequence[Tensor] = ()
     items, groups = lookup.items, lookup.groups
     rank = batch.token_offsets[1:][batch.token_request] - 1 - torch.arange(len(batch.item), device=batch.item.device)
     age_ms = (batch.newest_ms[batch.token_request] - batch.time_ms).float()
-    newest = (batch.token_offsets[1:] - 1).clamp_min(0)
-    since = (batch.session[newest][batch.token_request] - batch.session).float()
     terms = torch.cat(
         [
             torch.ones_like(age_ms)[:, None],
             torch.exp(-age_ms[:, None] / lookup.time_scales),
             torch.exp(-rank.float()[:, None] / lookup.rank_scales),
-            torch.exp(-since[:, None] / lookup.session_scales),
         ],
         dim=1,
     )
