@@ -252,5 +252,5 @@ class PendingSection(Section):
     #: Requests that a subtask keeps decoded in Python, 1 to 4 KiB each, the newest; and as many users' own values,
     #: those used last. Others are read from the state.
     cached_requests: Annotated[int, Field(ge=0)] = 16_384
-    #: Timers that a subtask keeps in Python, 200 bytes each; checkpoints save them. With more, Flink has the later half.
+    #: Timers that a subtask keeps in Python, 200 bytes each; checkpoints save them. With more, the later are Flink's.
     cached_timers: Annotated[int, Field(ge=2)] = 262_144

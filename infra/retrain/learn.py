@@ -79,6 +79,8 @@ def learn(
             curve = train(model, older, settings.training, on_step)
         else:
             model, curve = _learn_flat(run, parent, settings, settings.gpu, model, older, on_step)
+    except ValueError as error:
+        raise InfraError(f"training: {error}") from error
     except FloatingPointError as error:
         raise StoppedError(Outcome.REFUSED, f"training: {error}") from error
     broken = [name for name, weights in model.state_dict().items() if not torch.isfinite(weights.float()).all()]

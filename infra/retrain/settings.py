@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from infra.errors import InfraError
 from scorer.features import FeatureSettings
@@ -104,6 +104,14 @@ class RetrainSettings(BaseModel):
     parity: ParitySettings = ParitySettings()
     shadow: ShadowSettings = ShadowSettings()
     keep: KeepSettings = KeepSettings()
+
+    @model_validator(mode="after")
+    def _a_step_holds_a_history(self) -> RetrainSettings:
+        if self.gpu is not None and self.training.step_tokens < self.training.max_history:
+            raise ValueError(
+                f"training.step_tokens {self.training.step_tokens} is less than max_history {self.training.max_history}"
+            )
+        return self
 
 
 def load_settings(path: Path | None) -> RetrainSettings:

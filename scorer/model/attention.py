@@ -22,7 +22,7 @@ NULL_VALUE: Final = 256.0
 
 @dataclass(frozen=True)
 class Ragged:
-    """Where each request's tokens and targets are. The kernels' tiles are cut by `scorer.model.kernels.tiles`."""
+    """Where each request's tokens and targets are. The kernels' tiles are cut by `scorer.training.flat.tiles`."""
 
     #: int32 [R + 1] each; request r has rows offsets[r] .. offsets[r + 1].
     token_offsets: Tensor

@@ -73,7 +73,7 @@ def draw_lengths(
     """
     drawn = minimum + (maximum - minimum) * rng.beta(*beta, size=len(available))
     rounded = np.ceil(drawn / _LENGTH_MULTIPLE).astype(np.int64) * _LENGTH_MULTIPLE
-    return np.minimum(rounded, available)
+    return np.minimum(np.minimum(rounded, maximum), available)
 
 
 def plan_groups(dataset: RankingDataset, group_size: int, rng: np.random.Generator | None) -> list[NDArray[np.int64]]:

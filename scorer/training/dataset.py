@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
@@ -145,6 +146,13 @@ class RankingDataset:
         if not len(older) or not len(newer):
             raise ValueError(f"{len(self)} requests between {times[0]} and {times[-1]} ms do not split into two parts")
         return older, newer
+
+    def digest(self) -> str:
+        """SHA-256 of everything in it, hexadecimal."""
+        digest = hashlib.sha256(json.dumps([self.tasks, self.task_weights]).encode())
+        for name in _array_names():
+            digest.update(np.ascontiguousarray(getattr(self, name)).view(np.uint8).data)
+        return digest.hexdigest()
 
     def save(self, directory: Path) -> None:
         """Writes the arrays as .npy files and, last, meta.json."""

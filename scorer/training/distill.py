@@ -54,25 +54,28 @@ def with_unlabelled(
     """The dataset with requests without labels behind its own, and their indices.
 
     Each has the candidates of one of `requests` and the same user's events up to another row, never one beyond what
-    the user's latest of `requests` sees, so that nothing held out is looked at. It is asked about a day after its
-    newest event. Its labels are 0 and mean nothing.
+    the latest of `requests` in the same run of events sees, so that nothing held out is looked at. It is asked about a
+    day after its newest event. Its labels are 0 and mean nothing.
 
     Raises:
         ValueError: none of `requests` has `min_history` events.
     """
+    wanted = round(settings.unlabelled * len(requests))
+    if not wanted:
+        return dataset, np.empty(0, dtype=np.int64)
     begin, end = dataset.history_begin, dataset.history_end
     long = requests[end[requests] - begin[requests] >= settings.min_history]
     if not len(long):
         raise ValueError(f"none of {len(requests)} requests has a history of {settings.min_history} events")
-    source = rng.choice(long, min(len(long), round(settings.unlabelled * len(requests))), replace=False)
-    # A user's histories of one epoch begin at one row, whatever the windows that were served.
-    last: dict[int, int] = {}
-    for user, row in zip(dataset.user_id[requests].tolist(), end[requests].tolist(), strict=True):
-        last[user] = max(row, last.get(user, 0))
-    latest = np.array([last[user] for user in dataset.user_id[source].tolist()])
+    source = rng.choice(long, min(len(long), wanted), replace=False)
+    # Up to where the latest of `requests` looks in the same run of events; another run is another epoch, or user.
+    run = _runs(dataset)
+    latest = np.zeros(int(run.max()) + 1, dtype=np.int64)
+    seen = requests[end[requests] > begin[requests]]
+    np.maximum.at(latest, run[end[seen] - 1], end[seen])
     length = end[source] - begin[source]
     moved = np.round(rng.normal(0, settings.spread, len(source)) * length).astype(np.int64)
-    at = np.clip(end[source] + moved, begin[source] + settings.min_history, latest)
+    at = np.clip(end[source] + moved, begin[source] + settings.min_history, latest[run[end[source] - 1]])
     newest_ms = dataset.events["event_time_ms"][at - 1]
     made = dataset.select(source)
     added = len(made.target_item_id)
@@ -96,6 +99,20 @@ def with_unlabelled(
         ),
         np.arange(len(dataset), len(dataset) + len(source)),
     )
+
+
+def _runs(dataset: RankingDataset) -> NDArray[np.int64]:
+    """Which run of events each event is in, int64 [E]: one ends where no request's history goes on to the next row.
+
+    Within a run every row has an event of the same user and epoch, numbered without a gap, as the histories that span
+    it are.
+    """
+    spanned = np.zeros(len(dataset.events) + 1, dtype=np.int64)
+    inside = dataset.history_end > dataset.history_begin
+    np.add.at(spanned, dataset.history_begin[inside] + 1, 1)
+    np.add.at(spanned, dataset.history_end[inside], -1)
+    runs: NDArray[np.int64] = np.cumsum(np.cumsum(spanned)[:-1] == 0) - 1
+    return runs
 
 
 def soft_columns(

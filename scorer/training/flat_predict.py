@@ -45,6 +45,8 @@ def predict_flat(
     Raises:
         ValueError: a request is larger than `size`.
     """
+    if not len(requests):
+        return np.zeros((0, len(columns.tasks)), dtype=np.float32)
     lengths = np.minimum(columns.history_end - columns.history_begin, max_history)
     targets = np.diff(columns.target_offsets)
     lookup = Lookup.of(columns, device, TILE[0])

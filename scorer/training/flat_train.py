@@ -178,11 +178,14 @@ class FlatTrainer:
         }
 
     def restore(self, state: dict[str, Any]) -> None:
-        """Goes on after the step at which `state` was taken.
+        """Goes on after the step at which `state` was taken; for a trainer that has not run yet.
 
         Raises:
-            ValueError: the state is beyond this run's last step.
+            ValueError: the state is beyond this run's last step, or this trainer has run: a captured step keeps the
+                addresses that it saw.
         """
+        if self.step:
+            raise ValueError(f"this trainer is after step {self.step} already")
         if state["step"] > self.steps:
             raise ValueError(f"the state is after step {state['step']}, this run has {self.steps}")
         self.step = state["step"]

@@ -75,7 +75,7 @@ def fit(
         ValueError: no requests, one that is larger than a step, or checkpoints of another run.
         FloatingPointError: the loss is not finite.
     """
-    run = _Run(requests, recipe, seed, device, weights, checkpoints, on_progress)
+    run = _Run(dataset, requests, recipe, seed, device, weights, checkpoints, on_progress)
     if recipe.distill is None:
         return run.train(Columns.of(dataset, recipe.features), requests, seed, "model")
     rng = np.random.default_rng(seed)
@@ -113,6 +113,7 @@ class _Run:
 
     def __init__(
         self,
+        dataset: RankingDataset,
         requests: NDArray[np.int64],
         recipe: Recipe,
         seed: int,
@@ -128,7 +129,9 @@ class _Run:
             plan = {
                 "recipe": asdict(recipe),
                 "seed": seed,
+                "device": device.type,
                 "requests": hashlib.sha256(requests.tobytes()).hexdigest(),
+                "data": dataset.digest(),
                 "weights": None if weights is None else _digest(weights),
             }
             self._checkpoints = Checkpoints(checkpoints, plan)

@@ -1,7 +1,8 @@
-"""How a model is trained; everything that changes the result is here, beside the data and the warm start."""
+"""How a model is trained, on the processor (groups of a user's requests) or over flat batches; see `Recipe`."""
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -19,7 +20,7 @@ class TrainingSettings:
     __pydantic_config__: ClassVar[Any] = {"extra": "forbid"}
 
     epochs: int = 2
-    #: Requests of one user that share one encoding of their common history.
+    #: On the processor: requests of one user that share one encoding of their common history.
     group_size: int = 8
     #: Groups in an optimiser step.
     groups_per_step: int = 4
@@ -38,27 +39,24 @@ class TrainingSettings:
     max_history: int = 1_000
     length_beta: tuple[float, float] = (0.5, 0.3)
     seed: int = 0
-    #: Threads that share a step's groups; the result depends on it in the last bits.
+    #: On the processor: threads that share a step's groups; the result depends on it in the last bits.
     workers: int = 2
-    #: What a step of flat batches holds at most, of all requests together.
+    #: Over flat batches: what a step holds at most, of all requests together.
     step_tokens: int = 131_072
     step_requests: int = 256
     step_targets: int = 8_192
-    #: Decay of the rows of the id tables that a step touches, times their learning rate.
+    #: With row-wise tables: decay of the rows that a step touches, times their learning rate.
     table_decay: float = 0.0
 
     def __post_init__(self) -> None:
-        positive = ("epochs", "group_size", "groups_per_step", "min_history", "max_history", "workers", "step_tokens")
-        for name in positive:
+        whole = ("epochs", "group_size", "groups_per_step", "min_history", "max_history", "workers")
+        for name in (*whole, "step_tokens", "step_requests", "step_targets"):
             require(getattr(self, name) >= 1, f"{name} must be 1 or more")
-        require(min(self.learning_rate, self.table_learning_rate) > 0, "learning rates must be positive")
-        require(
-            min(self.weight_decay, self.listwise_weight, self.seed) >= 0, "weight_decay, listwise_weight, seed: 0 up"
-        )
+        for name in ("learning_rate", "table_learning_rate", "gradient_norm"):
+            require(0 < getattr(self, name) < math.inf, f"{name} must be positive")
+        for name in ("weight_decay", "listwise_weight", "table_decay", "seed"):
+            require(0 <= getattr(self, name) < math.inf, f"{name} must not be negative")
         require(0 <= self.warmup < 1 and 0 <= self.final_rate <= 1, "warmup is in [0, 1), final_rate in [0, 1]")
-        require(min(self.step_requests, self.step_targets) >= 1, "step_requests and step_targets must be 1 or more")
-        require(self.table_decay >= 0, "table_decay must not be negative")
-        require(self.gradient_norm > 0, "gradient_norm must be positive")
         require(
             self.min_history <= self.max_history and min(self.length_beta) > 0,
             "min_history must not exceed max_history, and length_beta must be positive",

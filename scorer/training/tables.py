@@ -42,7 +42,7 @@ class TableState:
 
         Args:
             rate: learning rate, a scalar on the table's device.
-            decay: per step and learning rate, of the touched rows.
+            decay: per step and learning rate, of the touched rows; not of row 0, which padding touches, too.
         """
         flat = rows.flatten()
         spread = gradient.float()[:, None].expand(-1, rows.shape[1], -1).flatten(0, 1)
@@ -51,7 +51,8 @@ class TableState:
         squares = self.squares[flat] + g.square().mean(1)
         weight = self.weight.detach()
         old = weight[flat]
-        new = old - rate * (g / (squares.sqrt() + _EPSILON)[:, None] + decay * old)
+        decayed = decay * old * (flat != 0)[:, None]
+        new = old - rate * (g / (squares.sqrt() + _EPSILON)[:, None] + decayed)
         self.squares.index_copy_(0, flat, squares)
         weight.index_copy_(0, flat, new.to(weight.dtype))
         self.gradient.index_fill_(0, flat, 0.0)

@@ -57,11 +57,13 @@ def train(
     Two runs with the same weights, data, settings and machine give the same curve.
 
     Raises:
-        ValueError: no requests, or other tasks than the model's.
+        ValueError: no requests, other tasks than the model's, or a model for flat batches.
         FloatingPointError: the loss is not finite, with the step.
     """
     if not len(dataset):
         raise ValueError("no requests to train on")
+    if model.settings.head_copies > 1 or not model.settings.readout:
+        raise ValueError("several copies of the ranking head, or none of the read-outs, train over flat batches only")
     if dataset.tasks != model.tasks:
         raise ValueError(f"the dataset has tasks {dataset.tasks}, the model {model.tasks}")
     rng = np.random.default_rng(settings.seed)

@@ -60,7 +60,8 @@ class Measured:
     step_ms: float
     loader_tokens_per_second: float
     waited_share: float
-    peak_memory_gb: float
+    #: None on a processor.
+    peak_memory_gb: float | None
 
 
 def measure(work: Work, say: Callable[[str], None]) -> dict[str, Any]:
@@ -141,16 +142,17 @@ def _measure(work: Work, targets: int, *, ragged: bool) -> Measured:
         step_ms=1e3 * run.seconds / run.steps,
         loader_tokens_per_second=_loader_rate(trainer, run),
         waited_share=run.waited_seconds / run.seconds,
-        peak_memory_gb=torch.cuda.max_memory_allocated() / 1e9 if work.device.type == "cuda" else float("nan"),
+        peak_memory_gb=torch.cuda.max_memory_allocated() / 1e9 if work.device.type == "cuda" else None,
     )
 
 
 def _loader_rate(trainer: FlatTrainer, run: Throughput) -> float:
     """Tokens per second of the loader alone, into the buffers that training reads."""
-    started = time.perf_counter()
-    for _ in trainer.batches(run.steps):
-        pass
-    return run.tokens / (time.perf_counter() - started)
+    started, tokens = time.perf_counter(), 0
+    for batch in trainer.batches(run.steps):
+        # The last of the offsets is the step's end, the one before it where its requests end.
+        tokens += int(batch.token_offsets[-2])
+    return tokens / (time.perf_counter() - started)
 
 
 def tiny(work: Work) -> Work:

@@ -8,6 +8,7 @@ import torch
 
 from scorer.model.attention import Ragged, attend, attend_reference
 from scorer.training.flat import tiles
+from scorer.training.flat_predict import TILE
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 
@@ -45,6 +46,7 @@ def test_outputs_and_gradients_are_those_of_plain_torch(
     )
     key_terms = torch.rand(tokens, terms, device="cuda", generator=generator).to(dtype)
     value_terms = torch.cat([torch.zeros_like(key_terms[:, :1]), key_terms[:, 1:]], dim=1)
+    assert TILE == (TARGET_TILE, TOKEN_TILE)
     for single in {max(targets) <= TARGET_TILE, False}:
         ragged = Ragged(
             torch.from_numpy(token_offsets).int().cuda(),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from planted_log import FEATURES, planted
@@ -60,3 +62,19 @@ def test_the_teachers_word_is_mixed_in_as_far_as_asked() -> None:
 def test_no_history_that_is_long_enough_is_refused() -> None:
     with pytest.raises(ValueError, match="a history of 500 events"):
         with_unlabelled(DATA, np.arange(len(DATA)), DistillSettings(min_history=500), np.random.default_rng(0))
+
+
+def test_a_history_never_reaches_into_another_epoch() -> None:
+    """Users 1 and 2 become two epochs of one user, numbered afresh; their rows follow each other."""
+    one_user = replace(DATA, user_id=np.where(DATA.user_id <= 2, np.uint64(1), DATA.user_id))
+    wide = DistillSettings(unlabelled=1.0, spread=3.0)
+    both, added = with_unlabelled(one_user, np.arange(len(DATA)), wide, np.random.default_rng(0))
+    # The dataset itself refuses a history that is not numbered without a gap; and they end all over the place.
+    assert len(set(both.history_end[added].tolist())) > 10
+    assert (both.history_end[added] - both.history_begin[added] <= 200).all()
+
+
+def test_without_unlabelled_requests_the_dataset_is_as_it_was() -> None:
+    same, added = with_unlabelled(DATA, np.arange(6), DistillSettings(unlabelled=0), np.random.default_rng(0))
+    assert same is DATA
+    assert added.tolist() == []

@@ -204,6 +204,8 @@ def test_a_state_of_a_longer_run_is_refused() -> None:
     long.run(until=short.steps + 1)
     with pytest.raises(ValueError, match=f"this run has {short.steps}"):
         short.restore(long.state())
+    with pytest.raises(ValueError, match="already"):
+        long.restore(long.state())
 
 
 def test_a_table_changes_as_row_wise_adagrad_says_and_only_where_it_was_read() -> None:

@@ -81,6 +81,8 @@ def test_a_killed_run_goes_on_to_the_same_student(tmp_path: Path) -> None:
         assert torch.equal(a, b)
     with pytest.raises(ValueError, match="seed was 3 when this run began and is 4 now"):
         fit(DATA, TRAINING, quick, 4, device=CPU, checkpoints=tmp_path)
+    with pytest.raises(ValueError, match="data was"):
+        fit(planted(users=60, seed=9), TRAINING, quick, 3, device=CPU, checkpoints=tmp_path)
 
 
 def test_a_warm_start_starts_where_it_is_told_to() -> None:
