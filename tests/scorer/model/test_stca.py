@@ -112,9 +112,10 @@ def test_a_match_is_visible_to_a_model_that_was_never_trained() -> None:
 
 
 def test_every_preset_builds_and_its_name_is_its_size() -> None:
-    for name, settings in PRESETS.items():
+    # By name: other tests may add a preset of their own.
+    for name in ("tiny", "6m", "23m", "133m"):
         with torch.device("meta"):
-            big = STCA(settings, FeatureSettings(), ("touch",))
+            big = STCA(PRESETS[name], FeatureSettings(), ("touch",))
         tables = sum(p.numel() for n, p in big.named_parameters() if n.endswith("_table.weight"))
         millions = (sum(p.numel() for p in big.parameters()) - tables) / 1e6
         if name != "tiny":
