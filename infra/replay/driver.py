@@ -73,14 +73,7 @@ class ReplayDriver:
         self._sent_at: dict[bytes | str, float] = {}
         self._failures: list[BaseException] = []
         self._producer = KafkaProducer(
-            bootstrap_servers=bootstrap,
-            acks="all",
-            # A broker that dies between writing and saying so must not get the batch a second time: duplicates are
-            # counted, and only those meant are sent.
-            enable_idempotence=True,
-            linger_ms=5,
-            compression_type=None,
-            batch_size=65_536,
+            bootstrap_servers=bootstrap, acks="all", linger_ms=5, compression_type=None, batch_size=65_536
         )
         self._consumer = KafkaConsumer(
             bootstrap_servers=bootstrap,
