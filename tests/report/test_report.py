@@ -95,3 +95,10 @@ def test_mismatches_and_what_does_not_balance_stand_out(tmp_path: Path) -> None:
 @pytest.mark.parametrize("wanted", ["1,234 /s", "p50 11.0 ms, p99 50.0 ms", "0.7300", "untrained then 20261124", "ok"])
 def test_the_terminal_shows_the_figures(wanted: str) -> None:
     assert wanted in printed(report())
+
+
+def test_more_than_was_sent_balances_only_where_a_broker_died() -> None:
+    calm = Account(what="duplicates", sent=10, found=11, counted_in="not numbered again")
+    assert not calm.balances
+    assert calm.model_copy(update={"at_least": True}).balances
+    assert not calm.model_copy(update={"at_least": True, "found": 9}).balances
