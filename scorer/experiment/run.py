@@ -26,11 +26,11 @@ from scorer.experiment.plan import BaselineRecipe, ExperimentPlan, mapping_of, p
 from scorer.experiment.store import ScoreStore
 from scorer.training.columns import Columns
 from scorer.training.dataset import RankingDataset
-from scorer.training.flat import StepSize
 from scorer.training.flat_predict import Forward, predict_flat, stca_forward
 from scorer.training.flat_train import FlatTrainer, Throughput
 from scorer.training.recipe import Recipe, fit
 from scorer.training.settings import TrainingSettings
+from scorer.training.steps import StepSize
 
 #: Told: what is being done, how much of it is done, and how much there is.
 OnProgress = Callable[[str, int, int], None]
@@ -138,12 +138,7 @@ def _train_stca(
 
 
 def _predict(trained: _Trained, requests: NDArray[np.int64], length: int, device: torch.device) -> NDArray[np.float32]:
-    if not len(requests):
-        return np.zeros(0, dtype=np.float32)
-    training = trained.training
-    size = StepSize(
-        tokens=max(training.step_tokens, length), requests=training.step_requests, targets=training.step_targets
-    )
+    size = StepSize.of(trained.training, length)
     logits_TA = predict_flat(
         trained.model, trained.columns, requests, length, size, device=device, forward=trained.forward
     )

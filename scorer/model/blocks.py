@@ -20,7 +20,11 @@ class SwiGLUFFN(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """[..., d_in] to [..., d_out]."""
-        out: Tensor = self.down(silu(self.gate(x)) * self.up(x))
+        return self.finish(self.gate(x), self.up(x))
+
+    def finish(self, gate: Tensor, up: Tensor) -> Tensor:
+        """The rest, from the first two products [..., d_hidden]."""
+        out: Tensor = self.down(silu(gate) * up)
         return out
 
 
@@ -38,18 +42,15 @@ class HistoryEncoder(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """[..., D] to [..., D]."""
-        y = self.ffn(x)
-        out: Tensor = self.norm(x + y if self.residual else y)
-        return out
+        return self.finish(x, self.ffn.gate(x), self.ffn.up(x))
 
     def first_weights(self) -> list[Tensor]:
         """What the tokens are multiplied with first, [hidden, D] each."""
         return [self.ffn.gate.weight, self.ffn.up.weight]
 
-    def finish(self, x: Tensor, hidden: Tensor) -> Tensor:
-        """The rest, from [..., D] and the products [..., 2 * hidden] with `first_weights`."""
-        gate, up = hidden.chunk(2, dim=-1)
-        y = self.ffn.down(silu(gate) * up)
+    def finish(self, x: Tensor, gate: Tensor, up: Tensor) -> Tensor:
+        """The rest, from [..., D] and the products [..., hidden] with `first_weights`."""
+        y = self.ffn.finish(gate, up)
         out: Tensor = self.norm(x + y if self.residual else y)
         return out
 

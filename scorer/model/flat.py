@@ -69,8 +69,8 @@ def _encode(model: STCA, x_LD: Tensor) -> list[Tensor]:
     first = torch.cat([weight for layer in layers for weight in layer.encoder.first_weights()])
     hidden = linear(x_LD, first).chunk(len(layers), dim=1)
     return [
-        linear(layer.encoder.finish(x_LD, of_layer), torch.cat([layer.key.weight, layer.value.weight])).view(
-            len(x_LD), 2, layer.heads, layer.content
-        )
+        linear(
+            layer.encoder.finish(x_LD, *of_layer.chunk(2, dim=1)), torch.cat([layer.key.weight, layer.value.weight])
+        ).view(len(x_LD), 2, layer.heads, layer.content)
         for layer, of_layer in zip(layers, hidden, strict=True)
     ]

@@ -109,9 +109,8 @@ class RankingDataset:
     def select(self, requests: NDArray[Any]) -> RankingDataset:
         """The same events with only these requests (indices [n], in this order)."""
         begin, end = self.target_offsets[requests], self.target_offsets[requests + 1]
-        counts = end - begin
-        offsets = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
-        targets = np.arange(offsets[-1]) + np.repeat(begin - offsets[:-1], counts)
+        offsets = np.concatenate([[0], np.cumsum(end - begin)]).astype(np.int64)
+        targets = span_rows(begin, end - begin)
         return replace(
             self,
             history_begin=self.history_begin[requests],
@@ -178,6 +177,12 @@ class RankingDataset:
             for name in _array_names()
         }
         return cls(**arrays, tasks=tuple(meta["tasks"]), task_weights=tuple(meta["task_weights"]))
+
+
+def span_rows(begin: NDArray[np.int64], counts: NDArray[np.int64]) -> NDArray[np.int64]:
+    """The rows begin[i] .. begin[i] + counts[i] of all spans, one span after the other."""
+    rows: NDArray[np.int64] = np.repeat(begin - np.cumsum(counts) + counts, counts) + np.arange(counts.sum())
+    return rows
 
 
 def _array_names() -> list[str]:

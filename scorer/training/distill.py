@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from schemas.settings import require
 from scorer.training.columns import Columns
-from scorer.training.dataset import RankingDataset
+from scorer.training.dataset import RankingDataset, span_rows
 
 _MS_PER_DAY = 86_400_000
 
@@ -130,7 +130,7 @@ def soft_columns(
     asked = np.concatenate([requests, unlabelled])
     first, counts = columns.target_offsets[asked], np.diff(columns.target_offsets)[asked]
     starts = np.cumsum(counts) - counts
-    rows = np.repeat(first - starts, counts) + np.arange(len(teacher_logits))
+    rows = span_rows(first, counts)
 
     def spread(of_requests: NDArray[np.floating[Any]]) -> NDArray[np.floating[Any]]:
         return np.repeat(of_requests, counts, axis=0)

@@ -1,4 +1,4 @@
-"""Steps of a constant size: requests packed to a token budget, and their arrays, flat, in pinned memory.
+"""The arrays of a step, flat, in pinned memory, and what the forward pass takes, made of them on the device.
 
 Shape suffixes: L tokens, R requests, M targets of a step, all three constant over a run; what is not filled belongs to
 one request more, the last, that nothing is learned from. J attention terms, A tasks.
@@ -17,21 +17,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from scorer.features.settings import CONTEXT_WIDTH
 from scorer.model.attention import Ragged
 from scorer.model.flat import FlatInputs
 from scorer.training.columns import Columns, IdTable
-
-#: Steps that are filled at the same time: the next request goes to the first that has room for it.
-_OPEN_STEPS = 16
-
-
-@dataclass(frozen=True, kw_only=True)
-class StepSize:
-    """What a step holds at most."""
-
-    tokens: int
-    requests: int
-    targets: int
+from scorer.training.dataset import span_rows
+from scorer.training.steps import StepSize
 
 
 @dataclass(frozen=True)
@@ -72,43 +63,6 @@ class FlatBatch:
         return replace(self, **moved)
 
 
-def plan_steps(
-    tokens: NDArray[np.int64], targets: NDArray[np.int64], size: StepSize, order: NDArray[np.int64]
-) -> list[NDArray[np.int64]]:
-    """The requests of `order`, each in one step, no step over its size.
-
-    Args:
-        tokens, targets: of each request, [n].
-
-    Raises:
-        ValueError: a request alone is over the size.
-    """
-    if len(order) and (tokens[order].max() > size.tokens or targets[order].max() > size.targets):
-        raise ValueError(
-            f"a request has {tokens[order].max()} events and one has {targets[order].max()} targets; "
-            f"a step holds {size.tokens} and {size.targets}"
-        )
-    done: list[NDArray[np.int64]] = []
-    steps: list[list[int]] = []
-    room: list[list[int]] = []
-    for request, t, m in zip(order.tolist(), tokens[order].tolist(), targets[order].tolist(), strict=True):
-        for step, left in zip(steps, room, strict=True):
-            if left[0] >= t and left[1] >= m and left[2]:
-                step.append(request)
-                left[0] -= t
-                left[1] -= m
-                left[2] -= 1
-                break
-        else:
-            if len(steps) == _OPEN_STEPS:
-                fullest = min(range(_OPEN_STEPS), key=lambda i: room[i][0])
-                done.append(np.array(steps.pop(fullest), dtype=np.int64))
-                room.pop(fullest)
-            steps.append([request])
-            room.append([size.tokens - t, size.targets - m, size.requests - 1])
-    return done + [np.array(step, dtype=np.int64) for step in steps]
-
-
 def collate_flat(
     columns: Columns, requests: NDArray[np.int64], lengths: NDArray[np.int64], size: StepSize, *, tile: tuple[int, int],
     pin: bool = False,
@@ -129,7 +83,7 @@ def collate_flat(
         starts = token_offsets[:used][filled]
         newest[:used][filled] = np.maximum.reduceat(columns.time_ms.numpy()[rows], starts)
     terms = np.zeros((size.requests + 1, columns.features.terms), dtype=np.float32)
-    context = np.zeros((size.requests + 1, 7), dtype=np.float32)
+    context = np.zeros((size.requests + 1, CONTEXT_WIDTH), dtype=np.float32)
     terms[:used], context[:used] = columns.request_inputs(requests, newest[:used], filled)
     weight = np.zeros(size.requests + 1, dtype=np.float32)
     weight[:used] = 1 / used
@@ -304,8 +258,7 @@ def _spans(
     used = int(offsets[len(counts)])
     offsets[1 + len(counts) :] = used
     offsets[-1] = total
-    rows = np.repeat(begin - offsets[: len(counts)], counts) + np.arange(used)
-    return rows, offsets
+    return span_rows(begin, counts), offsets
 
 
 def _owner(offsets: NDArray[np.int64]) -> NDArray[np.int64]:

@@ -15,7 +15,9 @@ from scorer.model.flat import FlatInputs, score_each
 from scorer.model.stca import STCA
 from scorer.training.captured import CapturedStep
 from scorer.training.columns import Columns
-from scorer.training.flat import FlatBatch, Lookup, StepSize, collate_flat, flat_inputs, load_ahead, plan_steps
+from scorer.training.dataset import span_rows
+from scorer.training.flat import FlatBatch, Lookup, collate_flat, flat_inputs, load_ahead
+from scorer.training.steps import StepSize, plan_steps
 
 #: Targets and tokens of one tile of `scorer.model.kernels`; on the CPU nobody looks at tiles.
 TILE: Final = (64, 256)
@@ -64,10 +66,7 @@ def predict_flat(
     run: Any = CapturedStep(score) if pin else score
     for step, batch in zip(plan, made, strict=True):
         logits = run(batch).cpu().numpy()
-        counts = targets[step]
-        begin = columns.target_offsets[step]
-        rows = np.repeat(begin - np.cumsum(counts) + counts, counts) + np.arange(counts.sum())
+        rows = span_rows(columns.target_offsets[step], targets[step])
         out[rows] = logits[: len(rows)]
-    wanted = np.concatenate([np.arange(columns.target_offsets[r], columns.target_offsets[r + 1]) for r in requests])
-    logits_TA: NDArray[np.float32] = out[wanted]
+    logits_TA: NDArray[np.float32] = out[span_rows(columns.target_offsets[requests], targets[requests])]
     return logits_TA

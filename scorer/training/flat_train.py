@@ -20,11 +20,12 @@ from scorer.model.stca import STCA
 from scorer.training.batches import draw_lengths
 from scorer.training.captured import CapturedStep
 from scorer.training.columns import Columns
-from scorer.training.flat import FlatBatch, Lookup, StepSize, collate_flat, flat_inputs, load_ahead, plan_steps
+from scorer.training.flat import FlatBatch, Lookup, collate_flat, flat_inputs, load_ahead
 from scorer.training.flat_predict import AHEAD, TILE, Forward
 from scorer.training.losses import ranking_losses
 from scorer.training.processes import agreed_steps, average_gradients, gathered, same_weights
 from scorer.training.settings import TrainingSettings
+from scorer.training.steps import StepSize, plan_steps
 from scorer.training.tables import TableState
 from scorer.training.train import CurvePoint, optimizer_of, rate_at
 
@@ -94,9 +95,7 @@ class FlatTrainer:
             raise ValueError("no requests to train on")
         self.model, self.columns, self.settings, self.device = model, columns, settings, device
         self.step = 0
-        self._size = StepSize(
-            tokens=settings.step_tokens, requests=settings.step_requests, targets=settings.step_targets
-        )
+        self._size = StepSize.of(settings)
         self._plan = _plan(columns, requests, settings, self._size)
         self.steps = agreed_steps(len(self._plan), device)
         same_weights(model)

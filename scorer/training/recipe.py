@@ -19,10 +19,10 @@ from scorer.training.checkpoint import Checkpoints
 from scorer.training.columns import Columns
 from scorer.training.dataset import RankingDataset
 from scorer.training.distill import DistillSettings, soft_columns, with_unlabelled
-from scorer.training.flat import StepSize
 from scorer.training.flat_predict import predict_flat, stca_forward
 from scorer.training.flat_train import FlatTrainer, Report, Throughput, stca_tables
 from scorer.training.settings import TrainingSettings
+from scorer.training.steps import StepSize
 from scorer.training.train import CurvePoint, new_model, start_at_rates
 
 
@@ -99,12 +99,7 @@ def predict(
     device: torch.device,
 ) -> NDArray[np.float32]:
     """Logits [T of `requests` in their order, A]; see `predict_flat`."""
-    training = recipe.training
-    size = StepSize(
-        tokens=max(training.step_tokens, max_history),
-        requests=training.step_requests,
-        targets=training.step_targets,
-    )
+    size = StepSize.of(recipe.training, max_history)
     return predict_flat(model, columns, requests, max_history, size, device=device, forward=stca_forward(model))
 
 

@@ -11,10 +11,11 @@ from scorer.experiment.plan import BaselinePlan
 from scorer.experiment.ragged import cut_tiles, top_tokens
 from scorer.features.settings import FeatureSettings
 from scorer.training.columns import Columns
-from scorer.training.flat import Lookup, StepSize, collate_flat, flat_inputs
+from scorer.training.flat import Lookup, collate_flat, flat_inputs
 from scorer.training.flat_predict import TILE, predict_flat
 from scorer.training.flat_train import FlatTrainer
 from scorer.training.settings import TrainingSettings
+from scorer.training.steps import StepSize
 from tests.experiment.logs import random_log
 
 KINDS = ("pooling", "din", "two_stage")

@@ -24,10 +24,11 @@ from scorer.model.flops import forward_flops
 from scorer.training.checkpoint import Checkpoints
 from scorer.training.columns import Columns
 from scorer.training.dataset import RankingDataset
-from scorer.training.flat import Lookup, StepSize, collate_flat, flat_inputs, load_ahead, plan_steps, tiles
+from scorer.training.flat import Lookup, collate_flat, flat_inputs, load_ahead, tiles
 from scorer.training.flat_predict import predict_flat, stca_forward
 from scorer.training.flat_train import FlatTrainer, Report, stca_tables
 from scorer.training.settings import TrainingSettings
+from scorer.training.steps import StepSize, plan_steps
 from scorer.training.tables import TableState
 from scorer.training.train import new_model, set_base_rates
 
